@@ -1,0 +1,58 @@
+"""The command `medseg`: one file per command, and one way in which all of them fail.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from medseg.cli.info import info
+from medseg.cli.models import models
+from medseg.cli.predict import predict
+from medseg.errors import MedsegError
+
+app = typer.Typer(
+    name="medseg",
+    help="Medical image segmentation with the geometry always right. For research use only; not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(predict)
+app.command()(info)
+app.add_typer(models, name="models")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from medseg import __version__
+
+        print(f"medseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; a failure that medseg foresaw is one line and exit code 2, without a traceback."""
+    try:
+        app()
+    except MedsegError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,79 @@
+"""`medseg models`: which models there are, what they are for, and whether a file is sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.errors import BundleError
+
+models = typer.Typer(help="List, show, verify and add models.", no_args_is_help=True, rich_markup_mode=None)
+Model = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A model by name or file.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file of medseg.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@models.command("list")
+def list_models(debug: Debug = False) -> None:
+    """List the models that `medseg predict --model` knows by name."""
+    from medseg.bundle import Bundle
+    from medseg.zoo import DEFAULT
+    from medseg.zoo import models as known
+
+    for name, path in known().items():
+        try:
+            summary = Bundle.load(path).card.summary
+        except BundleError as error:  # a damaged file in the store must not hide the others
+            summary = f"cannot be used: {error}"
+        print(f"{name}{' (default)' if name == DEFAULT else ''}: {summary}")
+
+
+@models.command("show")
+def show(model: Model, debug: Debug = False) -> None:
+    """Print what a model is for, its labels, scores and limits."""
+    from medseg.bundle import Bundle
+    from medseg.zoo import find
+
+    path = find(model)
+    bundle = Bundle.load(path)
+    card, plan = bundle.card, bundle.plan
+    rows = [
+        ("name", f"{card.name} {card.version}"),
+        ("summary", card.summary),
+        ("use", card.intended_use),
+        ("file", str(path)),
+        ("sha256", bundle.sha256),
+        ("network", f"{plan.network.architecture}, {plan.axes}D, {len(bundle.members)} member(s)"),
+        ("channels", ", ".join(channel.name for channel in plan.channels)),
+        ("spacing", " x ".join(f"{mm:g}" for mm in plan.spacing) + " mm" if plan.spacing else "as the scan's"),
+        *(("label", " ".join([f"{label.value} {label.name}", *map(str, label.codes)])) for label in plan.labels),
+        *(("score", f"{name} {value:g}") for name, value in card.scores.items()),
+        *(("limit", text) for text in card.limits),
+        ("data", card.training_data),
+        ("licence", card.licence),
+        ("attribution", card.attribution),
+    ]
+    for name, text in rows:
+        print(f"{name + ':':<13}{text}")
+
+
+@models.command("verify")
+def verify(file: File, debug: Debug = False) -> None:
+    """Check a model file: format, keys, finite weights that fit its network. Prints its sha256."""
+    from medseg.bundle import Bundle
+    from medseg.inference import load_network
+
+    bundle = Bundle.load(file)
+    for member in range(len(bundle.members)):
+        load_network(bundle, member)
+    print(f"{file}: sound; {bundle.card.name} {bundle.card.version}, sha256 {bundle.sha256}")
+
+
+@models.command("add")
+def add_model(file: File, debug: Debug = False) -> None:
+    """Copy a model file into your own store, from where it is known by name."""
+    from medseg.zoo import add, store
+
+    print(f"added {add(file)} to {store()}")

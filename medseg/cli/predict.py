@@ -1,0 +1,133 @@
+"""`medseg predict`: scans in, label maps, pictures and reports out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medseg.cli.progress import Style, shown
+from medseg.errors import MedsegError, ScanError
+
+Report = dict[str, Any]
+
+
+def predict(
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (every scan directly in them)."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help="Folder; for one scan also a name such as mask.nii.gz."),
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="LIST", help="Label map as nifti, nrrd, mha, seg.nrrd (commas between).")
+    ] = "nifti",
+    model: Annotated[
+        str, typer.Option("-m", "--model", metavar="NAME|FILE", help="Model by name (`medseg models list`) or file.")
+    ] = "hippocampus-t1",
+    channel: Annotated[
+        list[str] | None,
+        typer.Option("--channel", metavar="NAME=FILE", help="File of one channel, for a model with several; repeat."),
+    ] = None,
+    volume: Annotated[
+        int | None, typer.Option("--volume", metavar="N", min=0, help="Which volume of a 4D scan, counted from 0.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probability of background and each label.")
+    ] = False,
+    picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Write a picture of the result.")] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail a scan whose result the quality check refuses.")
+    ] = False,
+    json_to: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="A line of JSON for each scan; - is standard output.")
+    ] = None,
+    progress: Annotated[Style, typer.Option("--progress", help="How to show progress, on stderr.")] = Style.auto,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Segment scans: a label map on the scan's own grid, a picture and a report for each.
+
+    Reads NIfTI (.nii, .nii.gz), NRRD and MHA, and for 2D models PNG, JPEG, TIFF and GIF. Writes beside the scan
+    under its name with _seg, or to OUT. The report holds volumes in mL and the verdict of the quality check: ok,
+    check or refuse.
+
+    Exit code: 0 all done, 1 some scans failed, 2 nothing could be done.
+
+    For research use only; not a medical device.
+    """
+    from medseg.atomic import check_writable, write_atomic
+    from medseg.bundle import Bundle
+    from medseg.cli.inputs import Options, find_jobs
+    from medseg.report.job import check_distinct
+    from medseg.zoo import find
+
+    bundle = Bundle.load(find(model))
+    wanted = Options(output, tuple(formats.split(",")), picture, probabilities, volume)
+    jobs = find_jobs(scans or [], channel or [], bundle.plan, wanted)
+    check_distinct(jobs)
+    for folder in sorted({target.parent for job in jobs for target in job.targets.values()}):
+        check_writable(folder)
+
+    from medseg.inference import Predictor  # torch takes a second to import; wrong arguments must not wait for it
+    from medseg.report.delivery import deliver
+
+    predictor = Predictor(bundle, device=device, threads=threads)
+    lines: list[Report] = []
+    failed = 0
+    with shown(progress, len(jobs)) as progress_of:
+        for number, job in enumerate(jobs):
+            path = job.scan[0]
+            try:
+                report = deliver(job, predictor, strict=strict, progress=progress_of(path, number))
+            except Exception as error:  # a bug met by one scan is said and counted, and the next scans still get done
+                if debug:
+                    raise
+                failed += 1
+                report = _failure(path, error)
+                _say_error(report)
+            else:
+                _say_result(report, to_stderr=json_to == "-")
+            lines.append(report)
+            if json_to == "-":
+                print(json.dumps(report, ensure_ascii=False), flush=True)
+    if json_to and json_to != "-":
+        write_atomic(Path(json_to), [(json.dumps(line, ensure_ascii=False) + "\n").encode() for line in lines])
+    if failed:
+        raise typer.Exit(2 if failed == len(jobs) else 1)
+
+
+def _failure(path: Path, error: Exception) -> Report:
+    """Return the line of JSON for a scan that could not be done."""
+    if isinstance(error, MedsegError):
+        problem, hint = error.problem.removeprefix(f"{path}: "), error.hint
+    elif isinstance(error, MemoryError):
+        problem, hint = "there is not enough memory", "close other programs, or crop the scan"
+    else:
+        problem = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        hint = "run again with --debug and report it"
+    code = error.code if isinstance(error, ScanError) else type(error).__name__
+    return {"scan": {"path": str(path)}, "error": {"code": code, "problem": problem, "hint": hint}}
+
+
+def _say_error(report: Report) -> None:
+    error = report["error"]
+    print(f"error: {report['scan']['path']}: {error['problem']}; {error['hint']}", file=sys.stderr)
+
+
+def _say_result(report: Report, *, to_stderr: bool) -> None:
+    from medseg.report.record import size_line
+
+    for warning in report["scan"]["warnings"]:
+        print(f"warning: {report['scan']['path']}: {warning}", file=sys.stderr)
+    lines = [report["scan"]["path"], *(f"  {size_line(label)}" for label in report["labels"])]
+    lines.append(f"  quality check: {report['qc']['verdict']}")
+    lines += [f"    {reason['code']}: {reason['detail']}" for reason in report["qc"]["reasons"]]
+    lines += [f"  wrote {path}" for path in report["outputs"].values()]
+    print("\n".join(lines), file=sys.stderr if to_stderr else sys.stdout, flush=True)

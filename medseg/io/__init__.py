@@ -1,0 +1,177 @@
+"""Scans and label maps, from files and into files: NIfTI, NRRD, MetaImage and pictures.
+
+The format is told by the content when reading and by the suffix when writing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.atomic import Outputs
+from medseg.errors import OutputError
+from medseg.gate import Gate
+from medseg.io.sniff import PICTURES, SUFFIXES, looks_like_scan, sniff, stem_of, suffix_of
+from medseg.volume import LabelMap, Volume
+
+__all__ = [
+    "PICTURES",
+    "SUFFIXES",
+    "looks_like_scan",
+    "read",
+    "read_labels",
+    "save",
+    "sniff",
+    "stem_of",
+    "suffix_of",
+    "write",
+]
+
+
+def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
+    """Return the scan in a file: intensities (C, I, J, K) and geometry, in RAS+ mm.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI-1 or -2 (`.nii`, `.nii.gz`), NRRD, MetaImage (`.mha`), PNG, JPEG, TIFF or GIF; told by content.
+    volume : int, optional
+        Which volume (or page) of a file that holds several, counted from 0.
+
+    Raises
+    ------
+    ScanError
+        If the file is damaged, impossible, or no scan; `code` names the reason. What is odd but can be
+        read is said in `source.warnings`.
+
+    Examples
+    --------
+    >>> scan = read("sample_data/t1_hippocampus.nii.gz")
+    >>> scan.array.shape, scan.geometry.orientation
+    ((1, 40, 56, 40), 'RAS')
+    """
+    path = Path(path)
+    with _memory_refused(path):
+        return _read_as(sniff(path), path, volume)
+
+
+def read_labels(path: str | os.PathLike[str]) -> LabelMap:
+    """Return the label map in a file: integers (I, J, K), with names and colours where the format has them.
+
+    Raises
+    ------
+    ScanError
+        If the file is damaged, or its voxels are not whole numbers from 0 to 65535.
+    """
+    path = Path(path)
+    with _memory_refused(path):
+        kind = sniff(path)
+        if kind == "nrrd":
+            from medseg.io.segments import read_segments
+
+            labels = read_segments(path)
+            return replace(labels, array=_whole(labels.array, path))
+        if kind in PICTURES:
+            from medseg.io.raster import read_raster
+
+            scan = read_raster(path, indices=True)
+        else:
+            scan = _read_as(kind, path, None)
+        if len(scan.array) > 1:
+            Gate(path).refuse("NOT_LABELS", "holds colours, not labels", "give a picture with one value per pixel")
+        return LabelMap(_whole(scan.array[0], path), scan.geometry, (), scan.source)
+
+
+def write(image: Volume | LabelMap, path: str | os.PathLike[str]) -> None:
+    """Write a scan or a label map in the format of the suffix: whole and flushed to the disk, or not at all.
+
+    Parameters
+    ----------
+    image : Volume or LabelMap
+        A label map is stored in the smallest unsigned type that holds it.
+    path : path
+        `.nii.gz`, `.nii`, `.nrrd`, `.seg.nrrd` (label maps only), `.mha`; for one slice also `.png` or `.tiff`.
+
+    Raises
+    ------
+    OutputError
+        If the suffix is unknown, the format cannot hold the image, or the disk does not take it.
+    """
+    with Outputs() as outputs:
+        save(image, Path(path), outputs)
+
+
+def save(image: Volume | LabelMap, path: Path, outputs: Outputs) -> None:
+    """Write as `write` does, into a set of files that becomes visible as one."""
+    suffix = suffix_of(path)
+    if isinstance(image, LabelMap):
+        image = replace(image, array=image.array.astype(smallest_type(image), copy=False))
+    match SUFFIXES.get(suffix):
+        case "nifti":
+            from medseg.io.nifti import write_nifti
+
+            write_nifti(image, path, outputs)
+        case "nrrd" if suffix == ".seg.nrrd" and isinstance(image, LabelMap):
+            from medseg.io.segments import write_segments
+
+            write_segments(image, path, outputs)
+        case "nrrd" if suffix != ".seg.nrrd":
+            from medseg.io.nrrd import write_nrrd
+
+            write_nrrd(image, path, outputs)
+        case "mha":
+            from medseg.io.mha import write_mha
+
+            write_mha(image, path, outputs)
+        case "png" | "tiff" | "gif" | "jpeg":
+            from medseg.io.raster import write_raster
+
+            write_raster(image, path, outputs)
+        case _:
+            what = "a label map" if isinstance(image, LabelMap) else "a scan"
+            raise OutputError(
+                f"{path}: medseg cannot write {what} under this name", hint=f"choose a suffix of {', '.join(SUFFIXES)}"
+            )
+
+
+def smallest_type(labels: LabelMap) -> np.dtype[np.unsignedinteger[Any]]:
+    """Return the smallest unsigned type that holds every atom of the table and of the voxels."""
+    atoms = max((atom for label in labels.labels for atom in label.atoms), default=0)
+    return np.min_scalar_type(max(atoms, int(labels.array.max())))
+
+
+def _read_as(kind: str, path: Path, volume: int | None) -> Volume:
+    match kind:
+        case "nifti":
+            from medseg.io.nifti import read_nifti as reader
+        case "nrrd":
+            from medseg.io.nrrd import read_nrrd as reader
+        case "mha":
+            from medseg.io.mha import read_mha as reader
+        case _:
+            from medseg.io.raster import read_raster as reader
+    return reader(path, volume=volume)
+
+
+def _whole(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 65535 or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        Gate(path).refuse(
+            "NOT_LABELS", f"holds values from {low:g} to {high:g} that are not all whole labels", "give a label map"
+        )
+    return array.astype(np.min_scalar_type(int(high)), copy=False)
+
+
+@contextmanager
+def _memory_refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        Gate(path).refuse("MEMORY", "does not fit into memory", "close other programs, or crop the scan")

@@ -1,0 +1,81 @@
+"""From a scan on disk to its results on disk: one job, all of its files or none."""
+
+from __future__ import annotations
+
+from medseg.atomic import Outputs
+from medseg.errors import MedsegError
+from medseg.inference import Predictor
+from medseg.io import read, save
+from medseg.progress import Progress, silent, timed
+from medseg.qc import assess, measure
+from medseg.report.job import FORMATS, Job
+from medseg.report.picture import draw
+from medseg.report.record import Record, as_json, record, size_line
+from medseg.volume import stack_channels
+
+class Refused(MedsegError, ValueError):
+    """A result that the quality check refuses, where the user asked to be strict."""
+
+
+def deliver(
+    job: Job,
+    predictor: Predictor,
+    *,
+    strict: bool = False,
+    progress: Progress = silent,
+) -> Record:
+    """Segment one scan, write all its results, and return the report.
+
+    Raises
+    ------
+    ScanError, PlanError, OutputError
+        If the scan cannot be read or used, or a result cannot be written; no file of the job then exists.
+    Refused
+        If `strict` and the quality check refuses the result.
+    """
+    seconds: dict[str, float] = {}
+    with timed("read", seconds, progress):
+        scan = stack_channels([read(path, volume=job.volume) for path in job.scan])
+    prediction = predictor(scan, probabilities="probabilities" in job.targets, progress=progress)
+    seconds |= prediction.seconds
+    labels, bundle = prediction.labels, predictor.bundle
+    with timed("check", seconds, progress):
+        measures = measure(prediction.prepared, labels, bundle.plan)
+        verdict = assess(measures, labels, bundle.fingerprint, removed=prediction.removed)
+    if strict and verdict.verdict == "refuse":
+        grave = next(reason for reason in verdict.reasons if reason.severity == "refuse")
+        raise Refused(
+            f"{job.scan[0]}: the quality check refuses the result: {grave.detail}",
+            hint="see the model's limits with `medseg models show`, or leave out --strict",
+        )
+    with Outputs() as outputs:
+        with timed("write", seconds, progress):
+            for kind, target in job.targets.items():
+                if kind in FORMATS:
+                    save(labels, target, outputs)
+                elif kind == "probabilities" and prediction.probabilities:
+                    save(prediction.probabilities, target, outputs)
+        data = record(
+            scan,
+            labels,
+            bundle,
+            verdict,
+            path=job.scan[0],
+            device=predictor.device_name,
+            seconds=seconds,
+            outputs=job.targets,
+        )
+        if "picture" in job.targets:
+            with timed("picture", seconds, progress):
+                picture = draw(
+                    scan,
+                    labels,
+                    title=f"{job.scan[0].name}   {bundle.card.name} {bundle.card.version}",
+                    legend=[size_line(label) for label in data["labels"]],
+                    verdict=verdict.verdict,
+                    notes=[reason.detail for reason in verdict.reasons],
+                )
+                outputs.write(job.targets["picture"], [picture])
+        data["seconds"] = {stage: round(value, 3) for stage, value in seconds.items()}
+        outputs.write(job.targets["report"], [as_json(data)])
+    return data

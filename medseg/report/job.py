@@ -1,0 +1,74 @@
+"""What is to be done for one scan: the files it is read from, and where its results go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import UsageError
+
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "seg.nrrd": ".seg.nrrd"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan and where its results go.
+
+    Parameters
+    ----------
+    scan : sequence of Path
+        A file for each channel of the model.
+    targets : dict
+        Where to write, by kind: the formats of `FORMATS`, 'probabilities', 'picture', 'report'.
+    volume : int, optional
+        Which volume of a 4D file.
+    """
+
+    scan: tuple[Path, ...]
+    targets: dict[str, Path]
+    volume: int | None = None
+
+
+def plan_targets(
+    name: str, folder: Path, formats: Sequence[str], *, picture: bool = True, probabilities: bool = False
+) -> dict[str, Path]:
+    """Return where the results of a scan go: `<name>.<suffix>` in a folder, for every kind of result.
+
+    Raises
+    ------
+    UsageError
+        If a format is unknown.
+    """
+    if unknown := [kind for kind in formats if kind not in FORMATS]:
+        raise UsageError(f"there is no format {unknown[0]!r}", hint=f"choose from: {', '.join(FORMATS)}")
+    targets = {kind: folder / f"{name}{FORMATS[kind]}" for kind in formats}
+    if probabilities:
+        targets["probabilities"] = folder / f"{name}_probabilities.nii.gz"
+    if picture:
+        targets["picture"] = folder / f"{name}.png"
+    targets["report"] = folder / f"{name}.json"
+    return targets
+
+
+def check_distinct(jobs: Sequence[Job]) -> None:
+    """Refuse, before any work, results that would overwrite each other or a scan.
+
+    Raises
+    ------
+    UsageError
+        With the two inputs that collide.
+    """
+    owner: dict[Path, Path] = {}
+    scans = {path.resolve() for job in jobs for path in job.scan}
+    for job in jobs:
+        for target in job.targets.values():
+            place = target.resolve()
+            if place in scans:
+                raise UsageError(f"{target} is a scan, and would be overwritten", hint="choose another place with -o")
+            if place in owner:
+                raise UsageError(
+                    f"{owner[place]} and {job.scan[0]} would both be written to {target}",
+                    hint="rename one, or predict them one at a time with -o",
+                )
+            owner[place] = job.scan[0]

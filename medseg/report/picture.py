@@ -1,0 +1,198 @@
+"""One picture of a result: three planes through the labels, without and with them, with legend and scale.
+
+Drawn with Pillow alone: no font cache, no configuration folder, the same bytes each time. Planes are shown as
+radiologists see them, the patient's right on the left side; letters say so on every plane.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from medseg.geometry import Geometry
+from medseg.volume import LabelMap, Volume
+
+_PANEL = 340  # pixels of the longest side of a plane
+_GAP = 14
+_OPACITY = 0.4
+_INK, _PAPER, _DIM = (235, 235, 235), (18, 18, 20), (150, 150, 155)
+_VERDICT = {"ok": (90, 200, 120), "check": (240, 180, 60), "refuse": (240, 90, 80)}
+_RULERS = (1, 2, 5, 10, 20, 50, 100, 200)  # mm
+# For each plane: the axis it is cut along, the axes shown to the right and down, and the letters at its
+# left, right, upper and lower edge. Both shown axes run backwards in RAS.
+_VIEWS = (
+    ("axial", 2, 0, 1, "RLAP"),
+    ("coronal", 1, 0, 2, "RLSI"),
+    ("sagittal", 0, 1, 2, "APSI"),
+)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    title: str
+    letters: str
+    grey: npt.NDArray[np.float32]  # (rows, columns), 0 to 1
+    masks: tuple[npt.NDArray[np.bool_], ...]
+    size_mm: tuple[float, float]  # width, height
+
+
+def draw(scan: Volume, labels: LabelMap, *, title: str, legend: Sequence[str], verdict: str, notes: Sequence[str]) -> bytes:
+    """Return a PNG of a scan and its labels.
+
+    Parameters
+    ----------
+    scan : Volume
+        Its first channel is shown.
+    labels : LabelMap
+        On the same grid.
+    title : str
+        First line of the picture.
+    legend : sequence of str
+        A line for each label, in the order of the table.
+    verdict : str
+        'ok', 'check' or 'refuse'.
+    notes : sequence of str
+        Reasons of the verdict.
+    """
+    planes = _planes(scan, labels)
+    pixels_per_mm = min(_PANEL / max(plane.size_mm) for plane in planes)
+    colours = [label.rgb for label in labels.labels]
+    rows = [
+        [_paint(plane, pixels_per_mm, ()) for plane in planes],
+        [_paint(plane, pixels_per_mm, colours) for plane in planes],
+    ]
+    canvas = _Canvas(len(planes), [max(image.height for image in row) for row in rows])
+    canvas.header(title, verdict, notes)
+    for row in rows:
+        canvas.row(row, planes)
+    canvas.footer(legend, colours, pixels_per_mm, physical=scan.geometry.physical)
+    return canvas.png()
+
+
+def _planes(scan: Volume, labels: LabelMap) -> list[_Plane]:
+    if not scan.geometry.physical:
+        return [_cut(scan.array[0], labels.array, labels, scan.geometry, "", 2, 0, 1, "")]
+    order = scan.geometry.order_to("RAS")
+    geometry = scan.geometry.reordered(order)
+    voxels, atoms = order.apply(scan.array[0])[::-1, ::-1, ::-1], order.apply(labels.array)[::-1, ::-1, ::-1]
+    return [
+        _cut(voxels, atoms, labels, geometry, *view)
+        for view in _VIEWS
+        if geometry.shape[view[2]] > 1 and geometry.shape[view[3]] > 1
+    ] or [_cut(voxels, atoms, labels, geometry, *_VIEWS[0])]
+
+
+def _cut(
+    voxels: npt.NDArray[np.generic],
+    atoms: npt.NDArray[np.generic],
+    labels: LabelMap,
+    geometry: Geometry,
+    title: str,
+    axis: int,
+    right: int,
+    down: int,
+    letters: str,
+) -> _Plane:
+    """Return the plane across `axis` with the most labelled voxels, or the middle one if there are none."""
+    areas = (atoms > 0).sum(axis=(right, down))
+    at = int(areas.argmax()) if areas.any() else voxels.shape[axis] // 2
+    box = tuple(at if a == axis else slice(None) for a in range(3))
+    turn = right < down  # numpy's first axis is the row
+    grey, plane = voxels[box], atoms[box]
+    grey, plane = (grey.T, plane.T) if turn else (grey, plane)
+    low, high = np.percentile(voxels[box], (1, 99)).tolist()
+    shown = np.clip((grey.astype(np.float32) - low) / (high - low or 1), 0, 1)
+    masks = tuple(np.isin(plane, label.atoms) for label in labels.labels)
+    return _Plane(title, letters, shown, masks, (geometry.extent[right], geometry.extent[down]))
+
+
+def _paint(plane: _Plane, pixels_per_mm: float, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
+    size = tuple(max(1, round(mm * pixels_per_mm)) for mm in plane.size_mm)
+    grey = Image.fromarray((plane.grey * 255).astype(np.uint8)).resize((size[0], size[1]), Image.Resampling.BILINEAR)
+    pixels = np.array(grey.convert("RGB"))
+    for mask, colour in zip(plane.masks, colours, strict=False):
+        large = np.array(Image.fromarray(mask).resize((size[0], size[1]), Image.Resampling.NEAREST))
+        pixels[large] = ((1 - _OPACITY) * pixels[large] + _OPACITY * np.array(colour)).astype(np.uint8)
+        pixels[_outline(large)] = colour
+    return Image.fromarray(pixels)
+
+
+def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge: npt.NDArray[np.bool_] = mask & ~inner
+    return edge
+
+
+class _Canvas:
+    """The sheet on which the planes are laid out, from top to bottom."""
+
+    def __init__(self, columns: int, heights: Sequence[int]) -> None:
+        self.width = max(2, columns) * (_PANEL + _GAP) + _GAP
+        self._image = Image.new("RGB", (self.width, 4000), _PAPER)
+        self._draw = ImageDraw.Draw(self._image)
+        self._y = _GAP
+
+    def header(self, title: str, verdict: str, notes: Sequence[str]) -> None:
+        """Write title, verdict and its reasons."""
+        self._line(title, 18, _INK)
+        self._line(f"quality check: {verdict}", 15, _VERDICT[verdict])
+        for note in notes[:4]:
+            self._line(note, 13, _DIM)
+        if len(notes) > 4:
+            self._line(f"and {len(notes) - 4} more reasons: see the report", 13, _DIM)
+        self._y += _GAP // 2
+
+    def row(self, images: Sequence[Image.Image], planes: Sequence[_Plane]) -> None:
+        """Place planes side by side, with the letters of their edges."""
+        height = max(image.height for image in images)
+        for column, (image, plane) in enumerate(zip(images, planes, strict=True)):
+            x = _GAP + column * (_PANEL + _GAP) + (_PANEL - image.width) // 2
+            y = self._y + (height - image.height) // 2
+            self._image.paste(image, (x, y))
+            middle = (x + image.width // 2, y + image.height // 2)
+            places = ((x + 4, middle[1], "lm"), (x + image.width - 4, middle[1], "rm"))
+            places += ((middle[0], y + 3, "ma"), (middle[0], y + image.height - 3, "md"))
+            for letter, (left, top, anchor) in zip(plane.letters, places, strict=False):
+                self._text((left, top), letter, 13, _INK, anchor)
+            self._text((x + 4, y + 3), plane.title, 12, _INK, "la")
+        self._y += height + _GAP
+
+    def footer(
+        self, legend: Sequence[str], colours: Sequence[tuple[int, int, int]], pixels_per_mm: float, *, physical: bool
+    ) -> None:
+        """Write the legend, the scale and the line that every result carries."""
+        for text, colour in zip(legend, colours, strict=True):
+            self._draw.rectangle((_GAP, self._y + 2, _GAP + 12, self._y + 14), fill=colour)
+            self._text((_GAP + 20, self._y), text, 14, _INK, "la")
+            self._y += 20
+        unit = "mm" if physical else "pixels"
+        length = max((mm for mm in _RULERS if mm * pixels_per_mm <= _PANEL * 0.4), default=1)
+        right, y = self.width - _GAP, self._y - 6
+        self._draw.line((right - length * pixels_per_mm, y, right, y), fill=_INK, width=3)
+        self._text((right, y - 6), f"{length} {unit}", 14, _INK, "rd")
+        self._line("For research use only. Not a medical device.", 12, _DIM)
+
+    def png(self) -> bytes:
+        """Return the sheet, cut to its content, as a PNG file."""
+        buffer = io.BytesIO()
+        self._image.crop((0, 0, self.width, self._y + _GAP // 2)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _line(self, text: str, size: int, colour: tuple[int, int, int]) -> None:
+        font = ImageFont.load_default(size)
+        while len(text) > 4 and font.getlength(text) > self.width - 2 * _GAP:
+            text = text[:-4] + "..."
+        self._text((_GAP, self._y), text, size, colour, "la")
+        self._y += size + 6
+
+    def _text(self, at: tuple[float, float], text: str, size: int, colour: tuple[int, int, int], anchor: str) -> None:
+        font = ImageFont.load_default(size)
+        self._draw.text(at, text, fill=colour, font=font, anchor=anchor, stroke_width=1, stroke_fill=_PAPER)

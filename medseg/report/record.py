@@ -1,0 +1,84 @@
+"""The report of one scan as plain data: what was read, which model answered, what it found, how sure to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.bundle import Bundle
+from medseg.plan import Label
+from medseg.qc import Verdict
+from medseg.volume import LabelMap, Volume
+
+Record = dict[str, Any]
+
+
+def record(
+    scan: Volume,
+    labels: LabelMap,
+    bundle: Bundle,
+    verdict: Verdict,
+    *,
+    path: Path,
+    device: str,
+    seconds: Mapping[str, float],
+    outputs: Mapping[str, Path],
+) -> Record:
+    """Return the report of a scan; every value can be written as JSON.
+
+    Volumes are in mL and spacing in mm; both are null for a picture without a physical size.
+    """
+    geometry = scan.geometry
+    counts = labels.counts()
+    return {
+        "medseg": __version__,
+        "scan": {
+            "path": str(path),
+            "shape": list(geometry.shape),
+            "spacing_mm": [round(mm, 6) for mm in geometry.spacing] if geometry.physical else None,
+            "orientation": geometry.orientation if geometry.physical else None,
+            "warnings": list(scan.source.warnings) if scan.source else [],
+        },
+        "model": {"name": bundle.card.name, "version": bundle.card.version, "sha256": bundle.sha256},
+        "labels": [
+            {
+                "value": label.value,
+                "name": label.name,
+                "voxels": counts[label.name],
+                "volume_ml": round(counts[label.name] * geometry.voxel_volume / 1000, 6) if geometry.physical else None,
+                "snomed": _snomed(label),
+            }
+            for label in labels.labels
+        ],
+        "qc": {
+            "verdict": verdict.verdict,
+            "reasons": [
+                {"code": reason.code, "severity": reason.severity, "detail": reason.detail} for reason in verdict.reasons
+            ],
+        },
+        "device": device,
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "outputs": {kind: str(target) for kind, target in outputs.items()},
+    }
+
+
+def as_json(data: Record) -> bytes:
+    """Return a report as JSON, indented for people."""
+    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def size_line(label: Mapping[str, Any]) -> str:
+    """Return one label of a report as people read it: its name and volume."""
+    if label["volume_ml"] is None:
+        return f"{label['name']}: {label['voxels']} pixels"
+    return f"{label['name']}: {label['volume_ml']:.3f} mL"
+
+
+def _snomed(label: Label) -> Record | None:
+    if label.code is None or label.code.scheme != "SCT":
+        return None
+    modifier = {"code": label.modifier.value, "meaning": label.modifier.meaning} if label.modifier else None
+    return {"code": label.code.value, "meaning": label.code.meaning, "modifier": modifier}

@@ -1,0 +1,94 @@
+"""Training cases: pairs of scan and reference, found in a folder and brought to the plan's grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import UsageError
+from medseg.io import read, read_labels
+from medseg.plan import Plan
+from medseg.prepare import Prepared, prepare, restore
+from medseg.volume import LabelMap, Volume, stack_channels
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files of one patient: a scan for each channel, and the expert's label map."""
+
+    name: str
+    images: tuple[Path, ...]
+    reference: Path
+
+    def scan(self) -> Volume:
+        """Return the scan, one channel for each file."""
+        return stack_channels([read(path) for path in self.images])
+
+    def labels(self, plan: Plan) -> LabelMap:
+        """Return the reference, with the names of the plan's labels."""
+        labels = read_labels(self.reference)
+        return LabelMap(labels.array, labels.geometry, plan.labels, labels.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A case on the plan's grid, in memory.
+
+    Parameters
+    ----------
+    image : (C, I, J, K) array of float32
+        Normalised intensities.
+    target : (1, I, J, K) array of uint8
+        Channel numbers: 0 for background, n for label n - 1 of the plan.
+    """
+
+    image: npt.NDArray[np.float32]
+    target: npt.NDArray[np.uint8]
+
+
+def read_decathlon(folder: Path) -> list[Case]:
+    """Return the training cases of a folder in the form of the Medical Segmentation Decathlon, by name.
+
+    Raises
+    ------
+    UsageError
+        If `dataset.json` is missing or damaged.
+    """
+    listing = folder / "dataset.json"
+    try:
+        pairs = [(entry["image"], entry["label"]) for entry in json.loads(listing.read_text())["training"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{listing}: cannot be used ({error})", hint="give a folder of the Decathlon") from error
+    cases = [Case(Path(image).name.split(".")[0], (folder / image,), folder / label) for image, label in pairs]
+    return sorted(cases, key=lambda case: case.name)
+
+
+def prepare_sample(case: Case, plan: Plan) -> Sample:
+    """Return a case on the plan's grid: scan by `prepare`, reference by the same way that answers go back."""
+    prepared = prepare(case.scan(), plan)
+    return Sample(prepared.array(), _target(case.labels(plan), prepared, plan)[None])
+
+
+def _target(labels: LabelMap, prepared: Prepared, plan: Plan) -> npt.NDArray[np.uint8]:
+    masks = [labels.mask(label.name) for label in plan.labels]
+    channels = np.stack([~np.logical_or.reduce(masks), *masks]).astype(np.float32)
+    return np.ascontiguousarray(restore(channels, labels.geometry, prepared.geometry), np.uint8)
+
+
+def select(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """Return the cases of the given names, in their order.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown.
+    """
+    by_name = {case.name: case for case in cases}
+    if missing := [name for name in names if name not in by_name]:
+        raise UsageError(f"no case named {missing[0]!r}", hint="check the file of splits")
+    return [by_name[name] for name in names]

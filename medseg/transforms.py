@@ -1,0 +1,163 @@
+"""`prepare` and `restore` as MONAI transforms, and the augmentation of training cases.
+
+The only home of MONAI: predicting does not import it. The transforms call the very functions that `Predictor`
+uses, so that a `Compose` of them gives the same arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByPosNegLabeld,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSimulateLowResolutiond,
+    SpatialPadd,
+)
+
+from medseg.errors import GeometryError
+from medseg.geometry import Geometry
+from medseg.plan import Plan
+from medseg.prepare import prepare, restore
+from medseg.volume import Volume
+
+_SCAN_AFFINE = "medseg_scan_affine"
+_SCAN_SHAPE = "medseg_scan_shape"
+
+
+class PrepareScand(MapTransform):
+    """Bring scans to the plan's grid and normalise them, as `medseg.prepare.prepare` does.
+
+    Takes `MetaTensor`s (C, I, J, K) with an affine in RAS+ mm, as MONAI's `LoadImaged` with
+    `ensure_channel_first=True` gives them; returns float32 `MetaTensor`s that remember the scan's own grid.
+
+    Parameters
+    ----------
+    keys : keys of the scans
+    plan : Plan
+        Of the bundle whose network follows.
+    """
+
+    def __init__(self, keys: KeysCollection, plan: Plan, *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.plan = plan
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a new dictionary with the prepared scans."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            scan = volume_of(result[key])
+            prepared = prepare(scan, self.plan)
+            tensor = MetaTensor(torch.from_numpy(prepared.array()), affine=torch.from_numpy(prepared.geometry.affine.copy()))
+            tensor.meta[_SCAN_AFFINE] = scan.geometry.affine.copy()
+            tensor.meta[_SCAN_SHAPE] = scan.geometry.shape
+            result[key] = tensor
+        return result
+
+
+class RestoreLabelsd(MapTransform):
+    """Bring logits back to the grid of the scan they came from, as label values: `medseg.prepare.restore`.
+
+    Parameters
+    ----------
+    keys : keys of the logits
+        Tensors (L, I, J, K) on the grid of the prepared scan.
+    plan : Plan
+        Of the bundle whose network gave the logits.
+    scan_key : str
+        Key of the scan that `PrepareScand` prepared.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, plan: Plan, *, scan_key: str = "image", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.plan = plan
+        self.scan_key = scan_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a new dictionary with label maps (1, I, J, K) in place of the logits."""
+        result = dict(data)
+        prepared = result[self.scan_key]
+        grid = Geometry(_affine(prepared), tuple(prepared.shape[1:]))
+        onto = Geometry(prepared.meta[_SCAN_AFFINE], prepared.meta[_SCAN_SHAPE])
+        values = np.array([0, *(label.value for label in self.plan.labels)])
+        for key in self.key_iterator(result):
+            logits = torch.as_tensor(result[key]).float().cpu().numpy()
+            labels = values.astype(np.min_scalar_type(values.max()))[restore(logits, grid, onto)]
+            result[key] = MetaTensor(torch.from_numpy(labels[None]), affine=torch.from_numpy(onto.affine.copy()))
+        return result
+
+
+def volume_of(image: MetaTensor) -> Volume:
+    """Return a MONAI image (C, I, J, K) as a volume.
+
+    Raises
+    ------
+    GeometryError
+        If its affine is not in RAS+ mm, or it has other than three spatial axes.
+    """
+    if image.ndim != 4:
+        raise GeometryError(
+            f"image of shape {tuple(image.shape)}, not (C, I, J, K)", hint="load it with ensure_channel_first=True"
+        )
+    if image.meta.get("space", "RAS") != "RAS":
+        raise GeometryError(f"image in {image.meta['space']} space", hint="load it with affine_lps_to_ras=True")
+    return Volume(image.cpu().numpy(), Geometry(_affine(image), tuple(image.shape[1:])))
+
+
+def augmentation(patch: Sequence[int], *, seed: int = 0) -> Compose:
+    """Return the random transforms of training: from a prepared case to a patch, image and label together.
+
+    Rotation, scaling, shifts; then blur, noise, brightness, contrast and lower resolution of the image. No
+    mirroring: it would make a left structure look like a right one.
+
+    Parameters
+    ----------
+    patch : three ints
+        Size of the result; half of the patches are centred on a labelled voxel.
+    seed : int
+        Same seed, same sequence of patches.
+    """
+    both, image = ("image", "label"), ("image",)
+    angles = (np.pi / 12,) * 3
+    transforms = Compose(
+        [
+            SpatialPadd(both, spatial_size=patch),
+            RandAffined(
+                both,
+                prob=0.9,
+                rotate_range=angles,
+                scale_range=(0.15,) * 3,
+                shear_range=(0.05,) * 6,
+                translate_range=(4,) * 3,
+                mode=("bilinear", "nearest"),
+                padding_mode="border",
+            ),
+            RandCropByPosNegLabeld(both, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=1),
+            RandGaussianSmoothd(image, prob=0.15, sigma_x=(0.4, 1), sigma_y=(0.4, 1), sigma_z=(0.4, 1)),
+            RandGaussianNoised(image, prob=0.2, std=0.15),
+            RandScaleIntensityd(image, prob=0.3, factors=0.25),
+            RandShiftIntensityd(image, prob=0.3, offsets=0.2),
+            RandAdjustContrastd(image, prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
+            RandSimulateLowResolutiond(image, prob=0.15, zoom_range=(0.5, 1.0)),
+        ]
+    )
+    transforms.set_random_state(seed)
+    return transforms
+
+
+def _affine(image: MetaTensor) -> Any:
+    return np.asarray(image.affine.cpu(), dtype=np.float64)

@@ -1,0 +1,147 @@
+"""Scans and label maps: voxels over a geometry, as two types, so that interpolation follows from the type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import ShapeMismatch, UsageError
+from medseg.geometry import Geometry
+from medseg.plan import Label
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a volume came from, and what was odd about it.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder.
+    format : str
+        "nifti", "nrrd", "mha", "png", ...
+    warnings : tuple of str
+        One sentence for each oddity that was answered without refusing the scan.
+    header : bytes
+        The raw NIfTI header; empty for other formats. A label map on the same grid is written with the
+        same coordinate codes and matrices.
+    """
+
+    path: Path
+    format: str
+    warnings: tuple[str, ...] = ()
+    header: bytes = b""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Intensities on a voxel grid: one or more channels over one geometry.
+
+    Parameters
+    ----------
+    array : (C, I, J, K) array of a real type
+        Finite intensities, rescaled to physical ones (HU for CT) where the file says how.
+    geometry : Geometry
+        Its shape is (I, J, K).
+    source : Source, optional
+        Where it came from.
+    """
+
+    array: Array
+    geometry: Geometry
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
+        _check_shape(self.array.shape[1:], self.geometry, "(C, I, J, K)", self.array)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Labels on a voxel grid: one integer (atom) per voxel, and the labels as named sets of atoms.
+
+    Parameters
+    ----------
+    array : (I, J, K) array of an unsigned integer type
+        One atom per voxel; 0 is background.
+    geometry : Geometry
+        Its shape is (I, J, K).
+    labels : tuple of Label
+        Names, colours and codes; two labels overlap where they share an atom.
+    source : Source, optional
+        The scan on whose grid the labels lie.
+    """
+
+    array: Array
+    geometry: Geometry
+    labels: tuple[Label, ...] = ()
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
+        _check_shape(self.array.shape, self.geometry, "(I, J, K)", self.array)
+
+    def label(self, name: str) -> Label:
+        """Return the label of that name.
+
+        Raises
+        ------
+        UsageError
+            If there is none.
+        """
+        for label in self.labels:
+            if label.name == name:
+                return label
+        names = ", ".join(label.name for label in self.labels)
+        raise UsageError(f"no label named {name!r}", hint=f"choose one of: {names}")
+
+    def mask(self, name: str) -> npt.NDArray[np.bool_]:
+        """Return where the label of that name is: (I, J, K) of bool."""
+        atoms = self.label(name).atoms
+        return self.array == atoms[0] if len(atoms) == 1 else np.isin(self.array, atoms)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of voxels of each label."""
+        largest = max((atom for label in self.labels for atom in label.atoms), default=0)
+        per_atom = np.bincount(self.array.ravel(order="K"), minlength=largest + 1)
+        return {label.name: int(per_atom[list(label.atoms)].sum()) for label in self.labels}
+
+
+def stack_channels(volumes: Sequence[Volume]) -> Volume:
+    """Return one volume with the channels of several that lie on one grid.
+
+    Raises
+    ------
+    ShapeMismatch
+        If the grids differ by more than 0.001 mm.
+    """
+    first = volumes[0]
+    if len(volumes) == 1:
+        return first
+    for other in volumes[1:]:
+        apart = first.geometry.distance_to(other.geometry)
+        if apart > 1e-3:
+            shapes = f"{first.geometry.shape} and {other.geometry.shape}"
+            raise ShapeMismatch(
+                f"{_name(first)} and {_name(other)} lie on different grids (shapes {shapes}, corners {apart:.3g} mm apart)",
+                hint="resample one channel onto the grid of the other first",
+            )
+    warnings = tuple(w for volume in volumes if volume.source for w in volume.source.warnings)
+    source = replace(first.source, warnings=warnings) if first.source else None
+    return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry, source)
+
+
+def _name(volume: Volume) -> str:
+    return str(volume.source.path) if volume.source else "a volume"
+
+
+def _check_shape(shape: tuple[int, ...], geometry: Geometry, wanted: str, array: Array) -> None:
+    if shape != geometry.shape:
+        raise ShapeMismatch(
+            f"array of shape {array.shape} on a grid of shape {geometry.shape}",
+            hint=f"give an array {wanted} whose I, J, K are the grid's",
+        )
