@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from medseg.errors import OutputError
 
@@ -61,7 +62,7 @@ class Outputs:
             if _checksum(part) != checksum:
                 raise OutputError(f"{path}: the disk returned other bytes than were written", hint="check the disk")
 
-    def __enter__(self) -> Outputs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -79,8 +80,8 @@ class Outputs:
         try:
             for path, part in self._parts.items():
                 with _as_output_error(path):
-                    os.chmod(part, 0o666 & ~_UMASK)
-                    os.replace(part, path)
+                    part.chmod(0o666 & ~_UMASK)
+                    part.replace(path)
                 done.append(path)
         except OutputError:
             for path in done:

@@ -42,7 +42,7 @@ class Card(Record):
     training_data: str
     licence: str
     attribution: str
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = Field(default_factory=dict)
     limits: tuple[str, ...] = ()
 
 

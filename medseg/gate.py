@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ class Gate:
         if voxel_bytes > most:
             self.refuse(
                 "TRUNCATED",
-                f"declares {readable(voxel_bytes)} of voxels, but {readable(stored)} of file hold at most {readable(most)}",
+                f"declares {readable(voxel_bytes)}, but {readable(stored)} of file hold at most {readable(most)}",
                 "the file was cut off or its header is damaged; copy it again from the source",
             )
         free = free_memory()
@@ -98,7 +98,7 @@ class Gate:
             self.warn(f"the voxel axes are not at right angles (off by up to {geometry.shear:.2g} degrees)")
         return geometry
 
-    def finite(self, array: npt.NDArray[np.floating]) -> None:
+    def finite(self, array: npt.NDArray[Any]) -> None:
         """Replace in place what is no measured intensity, and say how much of it there was.
 
         NaN and -Inf become the smallest measured value (air), +Inf the largest; values beyond 1e30 count as
@@ -130,7 +130,7 @@ class Gate:
             self.warn(f"{infinite} voxels are infinite or beyond 1e30; they are clipped to {low:g} .. {high:g}")
 
 
-def blocks(array: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.generic]]:
+def blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     """Yield flat views of about four million voxels that together cover a contiguous array once."""
     flat = array.reshape(-1, order="F" if array.flags.f_contiguous else "C")
     if array.size and not np.shares_memory(flat, array):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations, product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ T = TypeVar("T")
 Affine = npt.NDArray[np.float64]
 
 _LETTERS = ("LR", "PA", "IS")  # towards minus and plus x, y, z
-_SIGNED_ORDERS = tuple(product(permutations(range(3)), product((1, -1), repeat=3)))  # all 48
+_SIGNED_ORDERS = tuple(product(permutations((0, 1, 2)), product((1, -1), repeat=3)))  # all 48
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,18 @@ class AxisOrder:
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
-    def apply(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def apply(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a view of `array` whose last three axes are in the new order."""
         lead = array.ndim - 3
         turned = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
-        return turned[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flips))]
+        steps: tuple[Any, ...] = (..., *(slice(None, None, -1 if flip else 1) for flip in self.flips))
+        view: npt.NDArray[Any] = turned[steps]
+        return view
 
     def inverse(self) -> AxisOrder:
         """Return the order that brings the new axes back to the old ones."""
-        back = tuple(self.axes.index(axis) for axis in range(3))
-        return AxisOrder((back[0], back[1], back[2]), tuple_of_three(self.flips[a] for a in back))
+        back = tuple_of_three(self.axes.index(axis) for axis in range(3))
+        return AxisOrder(back, tuple_of_three(self.flips[axis] for axis in back))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +143,7 @@ class Geometry:
         """
         direction = self.direction
         candidates = (
-            (direction[:, list(axes)] * signs, AxisOrder(axes, tuple_of_three(s < 0 for s in signs)))
+            (direction[:, list(axes)] * signs, AxisOrder(tuple_of_three(axes), tuple_of_three(s < 0 for s in signs)))
             for axes, signs in _SIGNED_ORDERS
         )
         _, ras = max(candidates, key=lambda item: (np.trace(item[0]), *item[0].ravel()))
@@ -185,8 +187,7 @@ class Geometry:
     def to_index(self, world: npt.ArrayLike) -> Affine:
         """Return the (fractional) voxel indices (..., 3) of positions in mm (..., 3)."""
         offset = np.asarray(world, dtype=np.float64) - self.affine[:3, 3]
-        index: Affine = np.linalg.solve(self.affine[:3, :3], offset[..., None])[..., 0]
-        return index
+        return offset @ np.linalg.inv(self.affine[:3, :3]).T
 
     def distance_to(self, other: Geometry) -> float:
         """Return how far in mm the corners of two grids of one shape lie apart at most; inf if shapes differ."""

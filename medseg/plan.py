@@ -111,7 +111,7 @@ class Network(Record):
     """An architecture of `medseg.networks.ARCHITECTURES` by name, and its options."""
 
     architecture: str
-    options: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Plan(Record):

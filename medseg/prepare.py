@@ -64,7 +64,9 @@ class Prepared:
     def window(self, start: Sequence[int], stop: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the normalised intensities (C, I, J, K) from voxel `start` (included) to `stop` (excluded)."""
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        return np.stack([rule.apply(channel[box]) for rule, channel in zip(self.rescale, self.volume.array, strict=True)])
+        return np.stack(
+            [rule.apply(channel[box]) for rule, channel in zip(self.rescale, self.volume.array, strict=True)]
+        )
 
     def array(self) -> npt.NDArray[np.float32]:
         """Return all normalised intensities (C, I, J, K)."""
@@ -137,12 +139,11 @@ def restore(logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry) -> 
             label[larger] = number
             np.maximum(best, value, out=best)
         labels[planes] = label
-    return np.ascontiguousarray(placement.order.inverse().apply(labels).T).T
+    restored: npt.NDArray[np.unsignedinteger[Any]] = placement.order.inverse().apply(labels)
+    return np.asfortranarray(restored)
 
 
-def restore_probabilities(
-    logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry
-) -> npt.NDArray[np.float32]:
+def restore_probabilities(logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry) -> npt.NDArray[np.float32]:
     """Return the softmax (L, I, J, K) of the interpolated logits on `onto`; outside `grid` background has 1.
 
     Their largest channel is the label that `restore` returns.

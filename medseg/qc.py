@@ -1,4 +1,4 @@
-"""The quality check: is this scan like those the model was trained on, and is the answer a plausible one?
+"""The quality check: whether a scan is like those the model was trained on, and the answer a plausible one.
 
 The verdict never changes a label map. It is `ok`, `check` (a person should look) or `refuse` (do not use it),
 with a named reason for each doubt. What the training cases looked like stands in the bundle's fingerprint.
@@ -126,7 +126,9 @@ def assess(
             reasons += _ratio("VOLUME", f"volume of {name}", value, label.volume_ml, "mL", _VOLUME)
         if (count := measures.components.get(name, 0)) > label.components.high:
             expected = f"{label.components.high:.0f}"
-            reasons.append(Reason("COMPONENTS", "check", f"{name} is in {count} pieces, in training at most {expected}"))
+            reasons.append(
+                Reason("COMPONENTS", "check", f"{name} is in {count} pieces, in training at most {expected}")
+            )
     return Verdict(tuple(reasons))
 
 
@@ -173,7 +175,8 @@ def _intensities(found: Mapping[str, float], known: Mapping[str, Range]) -> list
     }
     worst = max(away, key=lambda name: away[name])
     severity = _severity(away[worst], _INTENSITY)
-    text = f"{worst} of the intensities is {found[worst]:.3g}, in training {known[worst].low:.3g} to {known[worst].high:.3g}"
+    seen = known[worst]
+    text = f"{worst} of the intensities is {found[worst]:.3g}, in training {seen.low:.3g} to {seen.high:.3g}"
     return [Reason("INTENSITY", severity, text)] if severity else []
 
 

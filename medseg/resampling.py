@@ -56,7 +56,8 @@ def cubic_matrix(count: int, at: npt.NDArray[np.float64]) -> Matrix:
         index = (count - 1) - np.abs((count - 1) - index)
         np.add.at(basis, (np.arange(len(at)), index), weight)
     prefilter = ndimage.spline_filter1d(np.eye(count), order=3, axis=0, mode="mirror")
-    return (basis @ prefilter).astype(np.float32)
+    matrix: Matrix = (basis @ prefilter).astype(np.float32)
+    return matrix
 
 
 def resample_image(array: npt.NDArray[Any], grid: Geometry, onto: Geometry) -> npt.NDArray[np.float32]:

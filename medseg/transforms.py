@@ -28,7 +28,7 @@ from monai.transforms import (
 )
 
 from medseg.errors import GeometryError
-from medseg.geometry import Geometry
+from medseg.geometry import Geometry, tuple_of_three
 from medseg.plan import Plan
 from medseg.prepare import prepare, restore
 from medseg.volume import Volume
@@ -60,7 +60,9 @@ class PrepareScand(MapTransform):
         for key in self.key_iterator(result):
             scan = volume_of(result[key])
             prepared = prepare(scan, self.plan)
-            tensor = MetaTensor(torch.from_numpy(prepared.array()), affine=torch.from_numpy(prepared.geometry.affine.copy()))
+            tensor = MetaTensor(
+                torch.from_numpy(prepared.array()), affine=torch.from_numpy(prepared.geometry.affine.copy())
+            )
             tensor.meta[_SCAN_AFFINE] = scan.geometry.affine.copy()
             tensor.meta[_SCAN_SHAPE] = scan.geometry.shape
             result[key] = tensor
@@ -91,7 +93,7 @@ class RestoreLabelsd(MapTransform):
         """Return a new dictionary with label maps (1, I, J, K) in place of the logits."""
         result = dict(data)
         prepared = result[self.scan_key]
-        grid = Geometry(_affine(prepared), tuple(prepared.shape[1:]))
+        grid = Geometry(_affine(prepared), tuple_of_three(prepared.shape[1:]))
         onto = Geometry(prepared.meta[_SCAN_AFFINE], prepared.meta[_SCAN_SHAPE])
         values = np.array([0, *(label.value for label in self.plan.labels)])
         for key in self.key_iterator(result):
@@ -115,7 +117,7 @@ def volume_of(image: MetaTensor) -> Volume:
         )
     if image.meta.get("space", "RAS") != "RAS":
         raise GeometryError(f"image in {image.meta['space']} space", hint="load it with affine_lps_to_ras=True")
-    return Volume(image.cpu().numpy(), Geometry(_affine(image), tuple(image.shape[1:])))
+    return Volume(image.cpu().numpy(), Geometry(_affine(image), tuple_of_three(image.shape[1:])))
 
 
 def augmentation(patch: Sequence[int], *, seed: int = 0) -> Compose:

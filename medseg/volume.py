@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from medseg.errors import ShapeMismatch, UsageError
 from medseg.geometry import Geometry
 from medseg.plan import Label
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,9 @@ def stack_channels(volumes: Sequence[Volume]) -> Volume:
         apart = first.geometry.distance_to(other.geometry)
         if apart > 1e-3:
             shapes = f"{first.geometry.shape} and {other.geometry.shape}"
+            names = f"{_name(first)} and {_name(other)}"
             raise ShapeMismatch(
-                f"{_name(first)} and {_name(other)} lie on different grids (shapes {shapes}, corners {apart:.3g} mm apart)",
+                f"{names} lie on different grids (shapes {shapes}, corners {apart:.3g} mm apart)",
                 hint="resample one channel onto the grid of the other first",
             )
     warnings = tuple(w for volume in volumes if volume.source for w in volume.source.warnings)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def card(count: int, scores: dict[str, float]) -> Card:
         ),
         scores=scores,
         limits=(
-            "Expects a crop of about 35 x 50 x 36 mm around one hippocampus, as the training cases are; whole heads are flagged",
+            "Expects a crop of about 35 x 50 x 36 mm around one hippocampus; whole heads are flagged",
             "The training crops look like left hippocampi; mirror a crop of the right one first",
             "Adults scanned at one centre; healthy controls and patients with psychosis",
         ),
@@ -128,4 +127,4 @@ def card(count: int, scores: dict[str, float]) -> Card:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -49,7 +49,7 @@ def find_jobs(inputs: Sequence[Path], channels: Sequence[str], plan: Plan, optio
 
 
 def _by_channel(channels: Sequence[str], plan: Plan) -> tuple[Path, ...]:
-    files = dict(text.split("=", 1) if "=" in text else (text, "") for text in channels)
+    files = {name: file for name, _, file in (text.partition("=") for text in channels)}
     wanted = [channel.name for channel in plan.channels]
     if sorted(files) != sorted(wanted) or len(channels) != len(wanted) or not all(files.values()):
         raise UsageError(

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from medseg.progress import Progress, silent
@@ -14,7 +14,7 @@ from medseg.progress import Progress, silent
 STAGES = {"read": 0.05, "prepare": 0.05, "network": 0.7, "restore": 0.1, "check": 0.02, "write": 0.04, "picture": 0.04}
 
 
-class Style(str, Enum):
+class Style(StrEnum):
     """How progress is shown."""
 
     auto = "auto"
@@ -29,7 +29,7 @@ def shown(style: Style, count: int) -> Iterator[Callable[[Path, int], Progress]]
     if style is Style.auto:
         style = Style.auto if sys.stderr.isatty() else Style.plain
     if style is Style.none:
-        yield lambda path, number: silent
+        yield lambda _path, _number: silent
     elif style is Style.json:
         yield lambda path, number: _JsonLines(path, number, count)
     elif style is Style.plain:

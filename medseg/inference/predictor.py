@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from medseg.postprocess import clean
 from medseg.prepare import Prepared, prepare, restore, restore_probabilities
 from medseg.progress import Progress, silent, timed
 from medseg.volume import LabelMap, Volume
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -89,9 +91,7 @@ class Predictor:
         """The device as a report names it."""
         return devices.describe(self.device)
 
-    def __call__(
-        self, scan: Volume, *, probabilities: bool = False, progress: Progress = silent
-    ) -> Prediction:
+    def __call__(self, scan: Volume, *, probabilities: bool = False, progress: Progress = silent) -> Prediction:
         """Return the label map of a scan, on the scan's own grid.
 
         Parameters
@@ -159,8 +159,10 @@ def load_network(bundle: Bundle, member: int = 0) -> nn.Module:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"{name}: the weights do not fit the network ({reason})", hint="get the model again") from None
-    divisor = (*network.divisor, 1)[:3]
+        raise BundleError(
+            f"{name}: the weights do not fit the network ({reason})", hint="get the model again"
+        ) from None
+    divisor = (*cast("tuple[int, ...]", network.divisor), 1)[:3]
     if any(size % steps for size, steps in zip(plan.patch, divisor, strict=True)):
         raise BundleError(f"{name}: patch {plan.patch} is not divisible by {divisor}", hint="get the model again")
     return network.eval()

@@ -51,7 +51,7 @@ def slide(
     axes: int,
     device: torch.device,
     batch: int,
-    progress: Callable[[float], None] = lambda done: None,
+    progress: Callable[[float], None] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return the blended logits (L, I, J, K) of a network on a prepared scan.
 
@@ -95,7 +95,8 @@ def slide(
                 box = tuple(slice(a, a + p) for a, p in zip(corner, patch, strict=True))
                 blended[(slice(None), *box)].addcmul_(answer, weights)
                 counts[box] += weights
-            progress(min(1.0, done * batch / len(corners)))
+            if progress:
+                progress(min(1.0, done * batch / len(corners)))
         blended /= counts
     inner = tuple(slice(a, a + n) for a, n in zip(before, shape, strict=True))
     return blended[(slice(None), *inner)].numpy()

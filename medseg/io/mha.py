@@ -78,11 +78,12 @@ def write_mha(image: Volume | LabelMap, path: Path, outputs: Outputs) -> None:
     array: npt.NDArray[Any] = image.array if image.array.ndim == 3 else np.moveaxis(image.array, 0, 3)
     array = array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
     geometry = image.geometry
-    direction, origin, spacing = geometry.direction * _LPS[:, None], np.array(geometry.origin) * _LPS, geometry.spacing
+    direction: npt.NDArray[np.float64] = geometry.direction * _LPS[:, None]
+    origin, spacing = np.array(geometry.origin) * _LPS, np.array(geometry.spacing)
     if array.ndim == 4:
         direction = np.pad(direction, (0, 1))
         direction[3, 3] = 1
-        origin, spacing = np.append(origin, 0), (*spacing, 1.0)
+        origin, spacing = np.append(origin, 0), np.append(spacing, 1)
     body = list(zlib_compress(in_file_order(array)))  # its length stands before it
     lines = [
         "ObjectType = Image",
@@ -148,7 +149,12 @@ def _geometry(fields: dict[str, str], sizes: tuple[int, int, int, int], gate: Ga
     axes = len(fields["DimSize"].split())
     spacing = _first(fields, ("ElementSpacing", "ElementSize"), axes, "the spacing", np.ones(axes), gate)
     matrix = _first(
-        fields, ("TransformMatrix", "Orientation", "Rotation"), axes * axes, "the orientation", np.eye(axes).ravel(), gate
+        fields,
+        ("TransformMatrix", "Orientation", "Rotation"),
+        axes * axes,
+        "the orientation",
+        np.eye(axes).ravel(),
+        gate,
     )
     offset = _first(fields, ("Offset", "Position", "Origin"), axes, "the position", np.zeros(axes), gate)
     if (spacing == 0).any() or (spacing < 0).any():

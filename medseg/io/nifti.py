@@ -10,7 +10,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from medseg.atomic import Outputs
@@ -46,9 +45,7 @@ def read_nifti(path: Path, *, volume: int | None = None) -> Volume:
         header = nifti_header.parse(first, gate)
         index = gate.choose_volume(volume, header.volumes)
         one = prod(header.geometry.shape) * header.dtype.itemsize
-        stored = read_voxels(
-            stream, header.geometry.shape, header.dtype, skip=header.offset - len(first) + index * one
-        )
+        stored = read_voxels(stream, header.geometry.shape, header.dtype, skip=header.offset - len(first) + index * one)
         stream.skip((header.volumes - 1 - index) * one)
         stream.finish()
     array = scaled(stored, header.slope, header.intercept, gate)

@@ -217,7 +217,9 @@ def _dtype(record: np.void, gate: Gate) -> np.dtype[np.generic]:
         gate.refuse("DATATYPE", f"has the unknown datatype {code}", HINT_EXPORT)
     dtype = np.dtype(_DTYPES[code])
     if bits != dtype.itemsize * 8:
-        gate.refuse("DATATYPE", f"says {bits} bits per voxel, but its datatype {dtype} has {dtype.itemsize * 8}", HINT_COPY)
+        gate.refuse(
+            "DATATYPE", f"says {bits} bits per voxel, but its datatype {dtype} has {dtype.itemsize * 8}", HINT_COPY
+        )
     return dtype
 
 
@@ -250,7 +252,9 @@ def _affine(record: np.void, shape: tuple[int, int, int], gate: Gate) -> npt.NDA
         _compare(by_sform, spacing, by_qform, shape, gate)
     affine = by_sform if by_sform is not None else by_qform
     if affine is None:
-        gate.warn("neither qform nor sform says how the scan lies in the patient; i, j, k are taken as right, front, up")
+        gate.warn(
+            "neither qform nor sform says how the scan lies in the patient; i, j, k are taken as right, front, up"
+        )
         affine = np.diag([*spacing, 1.0])
     unit = int(record["xyzt_units"]) & 7
     if unit not in _TO_MM:
@@ -266,7 +270,9 @@ def _spacing(record: np.void, shape: tuple[int, int, int], gate: Gate) -> list[f
     spacing = []
     for axis, voxels, value in zip("ijk", shape, record["pixdim"][1:4].tolist(), strict=True):
         if not np.isfinite(value) or (value == 0 and voxels > 1):
-            gate.refuse("SPACING", f"spacing (pixdim) along {axis} is {value:g}", "repair the header, or " + HINT_EXPORT)
+            gate.refuse(
+                "SPACING", f"spacing (pixdim) along {axis} is {value:g}", "repair the header, or " + HINT_EXPORT
+            )
         if value == 0:
             gate.warn(f"spacing (pixdim) along {axis}, an axis of one voxel, is 0; 1 is assumed")
         if value < 0:
@@ -275,9 +281,7 @@ def _spacing(record: np.void, shape: tuple[int, int, int], gate: Gate) -> list[f
     return spacing
 
 
-def _sform(
-    record: np.void, shape: tuple[int, int, int], spacing: list[float], gate: Gate
-) -> npt.NDArray[np.float64]:
+def _sform(record: np.void, shape: tuple[int, int, int], spacing: list[float], gate: Gate) -> npt.NDArray[np.float64]:
     affine = np.eye(4)
     affine[:3] = record["srow"]
     if not np.isfinite(affine).all():
@@ -298,7 +302,9 @@ def _qform(record: np.void, spacing: list[float], gate: Gate) -> npt.NDArray[np.
     if not (np.isfinite(offset).all() and np.isfinite(norm)):
         gate.refuse("AFFINE", "the qform holds NaN or Infinity", "repair the header, or " + HINT_EXPORT)
     if norm > 1 + 1e-4:
-        gate.refuse("AFFINE", f"the qform's quaternion has length {norm**0.5:.4g} > 1", "repair the header, or " + HINT_EXPORT)
+        gate.refuse(
+            "AFFINE", f"the qform's quaternion has length {norm**0.5:.4g} > 1", "repair the header, or " + HINT_EXPORT
+        )
     b, c, d = (value / max(1.0, norm**0.5) for value in (b, c, d))
     a = max(0.0, 1 - min(norm, 1.0)) ** 0.5
     rotation = np.array(
@@ -354,7 +360,7 @@ def _set_forms(record: npt.NDArray[np.void], geometry: Geometry) -> None:
 
 
 def _quaternion(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return b, c, d of the unit quaternion (a >= 0) of a rotation, from its dominant eigenvector (Bar-Itzhack 2000)."""
+    """Return b, c, d of the unit quaternion (a >= 0) of a rotation: a dominant eigenvector (Bar-Itzhack 2000)."""
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
     k = np.array(
         [

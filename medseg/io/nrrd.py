@@ -174,7 +174,9 @@ def _serial_axis(fields: dict[str, str], sizes: tuple[int, ...], gate: Gate) -> 
     kinds = fields.get("kinds", "").lower().split() or [""] * len(sizes)
     directions = _vectors(fields["space directions"]) if "space directions" in fields else ["()"] * len(sizes)
     if len(kinds) != len(sizes) or len(directions) != len(sizes):
-        gate.refuse("HEADER", f"describes {len(kinds)} kinds and {len(directions)} directions for {len(sizes)} axes", _HINT)
+        gate.refuse(
+            "HEADER", f"describes {len(kinds)} kinds and {len(directions)} directions for {len(sizes)} axes", _HINT
+        )
     serial = [axis for axis, text in enumerate(directions) if text == "none"]
     if not serial and len(sizes) == 4:
         serial = [axis for axis, kind in enumerate(kinds) if kind in ("list", "time")] or [3]

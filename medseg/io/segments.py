@@ -127,9 +127,15 @@ def _segments(keys: dict[str, str], gate: Gate) -> list[tuple[Label, int]]:
     numbers = sorted(int(m[1]) for key in keys if (m := re.fullmatch(r"Segment(\d{1,6})_LabelValue", key)))
     found = []
     for number in numbers:
-        get = {part: keys.get(f"Segment{number}_{part}", "") for part in ("LabelValue", "Layer", "Name", "Color", "Tags")}
-        if not (get["LabelValue"].isdecimal() and 0 < int(get["LabelValue"]) < 65536 and (get["Layer"] or "0").isdecimal()):
-            gate.refuse("HEADER", f"gives segment {number} no valid label value or layer", "save the segmentation again")
+        get = {
+            part: keys.get(f"Segment{number}_{part}", "") for part in ("LabelValue", "Layer", "Name", "Color", "Tags")
+        }
+        if not (
+            get["LabelValue"].isdecimal() and 0 < int(get["LabelValue"]) < 65536 and (get["Layer"] or "0").isdecimal()
+        ):
+            gate.refuse(
+                "HEADER", f"gives segment {number} no valid label value or layer", "save the segmentation again"
+            )
         code, modifier = _codes(get["Tags"])
         label = Label(
             value=int(get["LabelValue"]),

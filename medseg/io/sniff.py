@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from isal import isal_zlib
 
@@ -38,6 +37,7 @@ _MAGICS = (
     (b"MM\0+", "tiff"),
     (b"GIF8", "gif"),
 )
+_ISAL_ERROR: Any = isal_zlib.error
 _FOREIGN = (
     (b"PK\x03\x04", "a zip archive", "unpack it and give a scan inside"),
     (b"\x80", "a Python pickle", "medseg never loads pickles; export the scan as .nii.gz"),
@@ -82,9 +82,9 @@ def sniff(path: Path) -> str:
     if found:
         return found
     by_suffix = SUFFIXES.get(suffix_of(path), "")
-    if by_suffix and _says_nothing(head):
-        return by_suffix  # its reader says best what is wrong
-    _refuse_foreign(head, by_suffix, gate)
+    if not (by_suffix and _says_nothing(head)):
+        _refuse_foreign(head, by_suffix, gate)
+    return by_suffix  # its reader says best what is wrong
 
 
 def looks_like_scan(path: Path) -> bool:
@@ -102,7 +102,7 @@ def looks_like_scan(path: Path) -> bool:
 
 def _head(path: Path, gate: Gate) -> bytes:
     try:
-        mode = os.stat(path).st_mode
+        mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             gate.refuse("NOT_A_FILE", "is a folder", "give a file, or call `medseg predict` on the folder")
         if not stat.S_ISREG(mode):
@@ -133,7 +133,7 @@ def _by_content(head: bytes) -> str:
 def _inflate(head: bytes) -> bytes:
     try:
         return isal_zlib.decompressobj(wbits=31).decompress(head, 1024)
-    except isal_zlib.error:
+    except _ISAL_ERROR:
         return b""
 
 

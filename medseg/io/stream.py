@@ -6,11 +6,12 @@ member (so that every reader, browsers too, sees all of it) without time or name
 
 from __future__ import annotations
 
+import gzip
 import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import RawIOBase
 from typing import Any, BinaryIO, Literal
@@ -44,8 +45,7 @@ class Stream:
     def __init__(self, file: BinaryIO, gate: Gate, *, compression: Compression) -> None:
         self._gate = gate
         self._compressed = bool(compression)
-        openers = {"": lambda: file, "gzip": lambda: igzip.GzipFile(fileobj=file), "zlib": lambda: _ZlibFile(file)}
-        self._file: Any = openers[compression]()
+        self._file: Any = _OPENERS[compression](file)
         self._stored = os.fstat(file.fileno()).st_size
 
     def check_size(self, count: int) -> None:
@@ -98,7 +98,7 @@ class Stream:
                 position += got
         except EOFError:
             self._gate.refuse("TRUNCATED", "its compressed stream ends early", _HINT_COPY)
-        except (isal_zlib.error, zlib.error, igzip.BadGzipFile) as error:
+        except (_ISAL_ERROR, zlib.error, gzip.BadGzipFile) as error:
             self._gate.refuse("CHECKSUM", f"its compressed stream is damaged ({error})", _HINT_COPY)
         return position
 
@@ -119,6 +119,14 @@ class _ZlibFile(RawIOBase):
             if not more:
                 raise EOFError
         return 0
+
+
+_ISAL_ERROR: Any = isal_zlib.error
+_OPENERS: dict[Compression, Callable[[BinaryIO], Any]] = {
+    "": lambda file: file,
+    "gzip": lambda file: igzip.GzipFile(fileobj=file),
+    "zlib": _ZlibFile,
+}
 
 
 def compress(chunks: Iterable[bytes]) -> Iterator[bytes]:

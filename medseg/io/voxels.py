@@ -15,9 +15,7 @@ from medseg.io.stream import Stream
 _SLAB = 1 << 22  # bytes that are brought into file order at a time
 
 
-def read_voxels(
-    stream: Stream, sizes: tuple[int, ...], dtype: np.dtype[Any], *, skip: int = 0
-) -> npt.NDArray[Any]:
+def read_voxels(stream: Stream, sizes: tuple[int, ...], dtype: np.dtype[Any], *, skip: int = 0) -> npt.NDArray[Any]:
     """Return an array of `sizes`, first axis fastest, filled straight from the stream.
 
     `skip` bytes before it are passed over. What the file cannot hold is refused before it is allocated.
@@ -25,7 +23,7 @@ def read_voxels(
     stream.check_size(skip + prod(sizes) * dtype.itemsize)
     stream.skip(skip)
     array = np.empty(sizes, dtype, order="F")
-    stream.fill(memoryview(array.reshape(-1, order="F").view(np.uint8)))
+    stream.fill(memoryview(array.reshape(-1, order="F").view(np.uint8).data))
     return array
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+Layer = Callable[..., nn.Module]
+CONV: dict[int, Layer] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Layer] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, Layer] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 Size = int | Sequence[int]  # one number for every axis, or one per axis
 
@@ -52,7 +53,8 @@ class ConvBlock(nn.Module):
         y = self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
         if self.residual:
             y = y + (x if self.shortcut is None else self.shortcut(x))
-        return self.act(y)
+        out: Tensor = self.act(y)
+        return out
 
 
 class UpBlock(nn.Module):
@@ -77,4 +79,5 @@ class UpBlock(nn.Module):
         self.block = ConvBlock(axes, 2 * out_channels, out_channels, kernel=kernel, residual=residual)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.block(torch.cat((self.up(x), skip), dim=1))
+        out: Tensor = self.block(torch.cat((self.up(x), skip), dim=1))
+        return out

@@ -13,6 +13,7 @@ from medseg.report.picture import draw
 from medseg.report.record import Record, as_json, record, size_line
 from medseg.volume import stack_channels
 
+
 class Refused(MedsegError, ValueError):
     """A result that the quality check refuses, where the user asked to be strict."""
 

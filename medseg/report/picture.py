@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from medseg.geometry import Geometry
 from medseg.volume import LabelMap, Volume
 
 _PANEL = 340  # pixels of the longest side of a plane
@@ -23,27 +23,40 @@ _OPACITY = 0.4
 _INK, _PAPER, _DIM = (235, 235, 235), (18, 18, 20), (150, 150, 155)
 _VERDICT = {"ok": (90, 200, 120), "check": (240, 180, 60), "refuse": (240, 90, 80)}
 _RULERS = (1, 2, 5, 10, 20, 50, 100, 200)  # mm
-# For each plane: the axis it is cut along, the axes shown to the right and down, and the letters at its
-# left, right, upper and lower edge. Both shown axes run backwards in RAS.
-_VIEWS = (
-    ("axial", 2, 0, 1, "RLAP"),
-    ("coronal", 1, 0, 2, "RLSI"),
-    ("sagittal", 0, 1, 2, "APSI"),
-)
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class _Plane:
+class _View:
+    """How a plane is cut and shown: across one axis, two others to the right and down, with letters at its edges."""
+
     title: str
-    letters: str
+    across: int
+    right: int
+    down: int
+    letters: str  # left, right, upper and lower edge
+
+
+_PICTURE = _View("", across=2, right=0, down=1, letters="")
+_VIEWS = (  # of a grid whose axes point to left, back and down
+    _View("axial", across=2, right=0, down=1, letters="RLAP"),
+    _View("coronal", across=1, right=0, down=2, letters="RLSI"),
+    _View("sagittal", across=0, right=1, down=2, letters="APSI"),
+)
+
+
+@dataclass(frozen=True)
+class _Plane:
+    view: _View
     grey: npt.NDArray[np.float32]  # (rows, columns), 0 to 1
     masks: tuple[npt.NDArray[np.bool_], ...]
     size_mm: tuple[float, float]  # width, height
 
 
-def draw(scan: Volume, labels: LabelMap, *, title: str, legend: Sequence[str], verdict: str, notes: Sequence[str]) -> bytes:
+def draw(
+    scan: Volume, labels: LabelMap, *, title: str, legend: Sequence[str], verdict: str, notes: Sequence[str]
+) -> bytes:
     """Return a PNG of a scan and its labels.
 
     Parameters
@@ -68,7 +81,7 @@ def draw(scan: Volume, labels: LabelMap, *, title: str, legend: Sequence[str], v
         [_paint(plane, pixels_per_mm, ()) for plane in planes],
         [_paint(plane, pixels_per_mm, colours) for plane in planes],
     ]
-    canvas = _Canvas(len(planes), [max(image.height for image in row) for row in rows])
+    canvas = _Canvas(len(planes))
     canvas.header(title, verdict, notes)
     for row in rows:
         canvas.row(row, planes)
@@ -78,39 +91,29 @@ def draw(scan: Volume, labels: LabelMap, *, title: str, legend: Sequence[str], v
 
 def _planes(scan: Volume, labels: LabelMap) -> list[_Plane]:
     if not scan.geometry.physical:
-        return [_cut(scan.array[0], labels.array, labels, scan.geometry, "", 2, 0, 1, "")]
-    order = scan.geometry.order_to("RAS")
+        return [_cut(scan, labels, _PICTURE)]
+    order = scan.geometry.order_to("LPI")
     geometry = scan.geometry.reordered(order)
-    voxels, atoms = order.apply(scan.array[0])[::-1, ::-1, ::-1], order.apply(labels.array)[::-1, ::-1, ::-1]
-    return [
-        _cut(voxels, atoms, labels, geometry, *view)
-        for view in _VIEWS
-        if geometry.shape[view[2]] > 1 and geometry.shape[view[3]] > 1
-    ] or [_cut(voxels, atoms, labels, geometry, *_VIEWS[0])]
+    scan = Volume(order.apply(scan.array), geometry)
+    labels = LabelMap(order.apply(labels.array), geometry, labels.labels)
+    views = [view for view in _VIEWS if geometry.shape[view.right] > 1 and geometry.shape[view.down] > 1]
+    return [_cut(scan, labels, view) for view in views or _VIEWS[:1]]
 
 
-def _cut(
-    voxels: npt.NDArray[np.generic],
-    atoms: npt.NDArray[np.generic],
-    labels: LabelMap,
-    geometry: Geometry,
-    title: str,
-    axis: int,
-    right: int,
-    down: int,
-    letters: str,
-) -> _Plane:
-    """Return the plane across `axis` with the most labelled voxels, or the middle one if there are none."""
-    areas = (atoms > 0).sum(axis=(right, down))
-    at = int(areas.argmax()) if areas.any() else voxels.shape[axis] // 2
-    box = tuple(at if a == axis else slice(None) for a in range(3))
-    turn = right < down  # numpy's first axis is the row
-    grey, plane = voxels[box], atoms[box]
-    grey, plane = (grey.T, plane.T) if turn else (grey, plane)
-    low, high = np.percentile(voxels[box], (1, 99)).tolist()
-    shown = np.clip((grey.astype(np.float32) - low) / (high - low or 1), 0, 1)
-    masks = tuple(np.isin(plane, label.atoms) for label in labels.labels)
-    return _Plane(title, letters, shown, masks, (geometry.extent[right], geometry.extent[down]))
+def _cut(scan: Volume, labels: LabelMap, view: _View) -> _Plane:
+    """Return the plane with the most labelled voxels, or the middle one if there are none."""
+    areas = (labels.array > 0).sum(axis=(view.right, view.down))
+    at = int(areas.argmax()) if areas.any() else len(areas) // 2
+
+    def plane(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        rows: npt.NDArray[Any] = array.take(at, view.across).T  # along the axis shown downwards
+        return rows
+
+    grey = plane(scan.array[0]).astype(np.float32)
+    low, high = np.percentile(grey, (1, 99)).tolist()
+    masks = tuple(plane(labels.mask(label.name)) for label in labels.labels)
+    shown = np.clip((grey - low) / (high - low or 1), 0, 1)
+    return _Plane(view, shown, masks, (scan.geometry.extent[view.right], scan.geometry.extent[view.down]))
 
 
 def _paint(plane: _Plane, pixels_per_mm: float, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
@@ -134,7 +137,7 @@ def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 class _Canvas:
     """The sheet on which the planes are laid out, from top to bottom."""
 
-    def __init__(self, columns: int, heights: Sequence[int]) -> None:
+    def __init__(self, columns: int) -> None:
         self.width = max(2, columns) * (_PANEL + _GAP) + _GAP
         self._image = Image.new("RGB", (self.width, 4000), _PAPER)
         self._draw = ImageDraw.Draw(self._image)
@@ -158,11 +161,15 @@ class _Canvas:
             y = self._y + (height - image.height) // 2
             self._image.paste(image, (x, y))
             middle = (x + image.width // 2, y + image.height // 2)
-            places = ((x + 4, middle[1], "lm"), (x + image.width - 4, middle[1], "rm"))
-            places += ((middle[0], y + 3, "ma"), (middle[0], y + image.height - 3, "md"))
-            for letter, (left, top, anchor) in zip(plane.letters, places, strict=False):
+            places = (
+                (x + 4, middle[1], "lm"),
+                (x + image.width - 4, middle[1], "rm"),
+                (middle[0], y + 3, "ma"),
+                (middle[0], y + image.height - 3, "md"),
+            )
+            for letter, (left, top, anchor) in zip(plane.view.letters, places, strict=False):
                 self._text((left, top), letter, 13, _INK, anchor)
-            self._text((x + 4, y + 3), plane.title, 12, _INK, "la")
+            self._text((x + 4, y + 3), plane.view.title, 12, _INK, "la")
         self._y += height + _GAP
 
     def footer(

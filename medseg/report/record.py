@@ -56,7 +56,8 @@ def record(
         "qc": {
             "verdict": verdict.verdict,
             "reasons": [
-                {"code": reason.code, "severity": reason.severity, "detail": reason.detail} for reason in verdict.reasons
+                {"code": reason.code, "severity": reason.severity, "detail": reason.detail}
+                for reason in verdict.reasons
             ],
         },
         "device": device,

@@ -61,7 +61,7 @@ def fit(
     recipe: Recipe,
     *,
     device: str | torch.device = "cpu",
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> Weights:
     """Return trained weights, by parameter name, as float32 arrays.
 
@@ -101,7 +101,8 @@ def fit(
         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
         optimizer.step()
         _average(average, network, decay=min(recipe.averaging, (step + 1) / (step + 10)))
-        on_step(step, loss.item())
+        if on_step:
+            on_step(step, loss.item())
     return {name: tensor.cpu().numpy() for name, tensor in average.state_dict().items()}
 
 
