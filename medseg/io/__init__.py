@@ -58,7 +58,7 @@ def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
     ((1, 40, 56, 40), 'RAS')
     """
     path = Path(path)
-    with _memory_refused(path):
+    with _answered(path):
         return _read_as(sniff(path), path, volume)
 
 
@@ -71,7 +71,7 @@ def read_labels(path: str | os.PathLike[str]) -> LabelMap:
         If the file is damaged, or its voxels are not whole numbers from 0 to 65535.
     """
     path = Path(path)
-    with _memory_refused(path):
+    with _answered(path):
         kind = sniff(path)
         if kind == "nrrd":
             from medseg.io.segments import read_segments
@@ -170,8 +170,10 @@ def _whole(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.unsignedintege
 
 
 @contextmanager
-def _memory_refused(path: Path) -> Iterator[None]:
+def _answered(path: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError:
         Gate(path).refuse("MEMORY", "does not fit into memory", "close other programs, or crop the scan")
+    except OSError as error:
+        Gate(path).refuse("UNREADABLE", f"cannot be read: {error.strerror}", "check disk, network and permissions")

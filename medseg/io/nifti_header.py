@@ -129,15 +129,12 @@ def parse(first: bytes, gate: Gate) -> NiftiHeader:
     """
     record, swapped = _record(first, gate)
     shape, volumes = _shape(record, gate)
-    return NiftiHeader(
-        raw=record.tobytes(),
-        geometry=gate.geometry(_affine(record, shape, gate), shape),
-        dtype=_dtype(record, gate).newbyteorder(">" if swapped else "<"),
-        volumes=volumes,
-        offset=_offset(record, gate),
-        slope=(scaling := _scaling(record, gate))[0],
-        intercept=scaling[1],
-    )
+    with np.errstate(invalid="ignore"):  # a signalling NaN is answered by the checks below
+        affine = _affine(record, shape, gate)
+        slope, intercept = _scaling(record, gate)
+    dtype = _dtype(record, gate).newbyteorder(">" if swapped else "<")
+    offset = _offset(record, gate)
+    return NiftiHeader(record.tobytes(), gate.geometry(affine, shape), dtype, volumes, offset, slope, intercept)
 
 
 def build(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from medseg.atomic import Outputs
-from medseg.errors import OutputError
+from medseg.errors import OutputError, ScanError
 from medseg.gate import Gate
 from medseg.geometry import Geometry
 from medseg.io.sniff import PICTURES, SUFFIXES, suffix_of
@@ -51,6 +51,8 @@ def read_raster(path: Path, *, volume: int | None = None, indices: bool = False)
                 picture.seek(gate.choose_volume(volume, getattr(picture, "n_frames", 1)))
                 pixels = _pixels(picture, gate, indices=indices)
                 name = (picture.format or "").lower()
+    except ScanError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         gate.refuse("MEMORY", f"is too large for a picture ({error})", "cut it into parts")
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # all that Pillow's decoders raise

@@ -1,0 +1,115 @@
+"""Shared parts of the tests: sample scans, tiny models, and data outside the project."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.bundle import FORMAT, Bundle, Card, Header
+from medseg.geometry import AxisOrder, Geometry
+from medseg.plan import Fingerprint, Plan
+from medseg.volume import Volume
+
+SAMPLES = Path(__file__).parent.parent / "sample_data"
+ORDERS = [
+    AxisOrder(axes, tuple(flips)) for axes in permutations((0, 1, 2)) for flips in product((False, True), repeat=3)
+]
+PLAN = {
+    "axes": 3,
+    "channels": [{"name": "t1", "intensity": {"kind": "zscore"}}],
+    "labels": [{"value": 1, "name": "front"}, {"value": 2, "name": "back"}],
+    "patch": [16, 16, 16],
+    "network": {"architecture": "unet", "options": {"widths": [4, 8]}},
+}
+CARD = Card(
+    name="tiny",
+    version="1",
+    summary="random weights",
+    intended_use="tests",
+    training_data="none",
+    licence="Apache-2.0",
+    attribution="none",
+)
+
+
+def random_bundle(*, seed: int = 0, members: int = 1, fingerprint: Fingerprint | None = None, **changes) -> Bundle:
+    """Return a model with random weights, and `changes` to the plan above."""
+    import torch
+
+    from medseg.networks import build
+
+    plan = Plan.parse({**PLAN, **changes})
+    weights = []
+    for member in range(members):
+        torch.manual_seed(seed + member)
+        network = build(
+            plan.network.architecture,
+            axes=plan.axes,
+            in_channels=len(plan.channels),
+            out_channels=len(plan.labels) + 1,
+            options=plan.network.options,
+        )
+        weights.append({name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    header = Header(format=FORMAT, members=members, card=CARD, plan=plan, fingerprint=fingerprint)
+    return Bundle(header, tuple(weights))
+
+
+def smooth_scan(shape=(20, 24, 18), *, seed: int = 0, spacing=(1.0, 1.0, 1.0), dtype=np.float32) -> Volume:
+    """Return a scan of smooth random blobs, in RAS."""
+    from scipy import ndimage
+
+    noise = np.random.default_rng(seed).normal(size=shape)
+    blobs = ndimage.gaussian_filter(noise, 2)
+    array = (blobs / np.abs(blobs).max() * 1000).astype(dtype)
+    return Volume(array[None], Geometry(np.diag([*spacing, 1.0]), shape))
+
+
+def rotation(seed: int) -> np.ndarray:
+    """Return a random proper rotation matrix."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q * np.array([1, 1, np.linalg.det(q)])
+
+
+@pytest.fixture
+def sample() -> Path:
+    """The T1 crop around the left hippocampus of Colin27."""
+    return SAMPLES / "t1_hippocampus.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of data outside the project; tests that need it are skipped without it."""
+    folder = os.environ.get("MEDSEG_TEST_DATA")
+    if not folder:
+        pytest.skip("MEDSEG_TEST_DATA names no folder of test data")
+    return Path(folder)
+
+
+@pytest.fixture
+def bundle_file(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a tiny model and returns its file."""
+
+    def write(name: str = "tiny.safetensors", **changes) -> Path:
+        path = tmp_path / name
+        random_bundle(**changes).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every attempt to open a socket an error."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
