@@ -131,15 +131,15 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: does not exist", hint="see `medseg models list` for the models by name") from None
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}", hint="check path and permissions") from error
-    if data[:2] == b"PK" or data[:1] == b"\x80":
-        kind = "zip archive" if data[:2] == b"PK" else "pickle"
-        raise BundleError(f"{path}: is a {kind}, which could run code", hint="medseg loads only its .safetensors files")
     return data
 
 
 def _header(data: bytes, path: Path) -> Header:
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 + 2 or not 2 <= length <= len(data) - 8 or data[8:9] != b"{":
+    if data[8:9] != b"{" and (data[:2] == b"PK" or data[:1] == b"\x80"):
+        kind = "zip archive" if data[:2] == b"PK" else "pickle"
+        raise BundleError(f"{path}: is a {kind}, which could run code", hint="medseg loads only its .safetensors files")
+    if data[8:9] != b"{" or not 2 <= length <= len(data) - 8:
         raise BundleError(f"{path}: is truncated, or no .safetensors file", hint=_HINT_COPY)
     try:
         table = json.loads(data[8 : 8 + length])

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from medseg.errors import PlanError
+from medseg.geometry import parse_orientation
 
 
 class Record(BaseModel):
@@ -159,6 +160,7 @@ class Plan(Record):
             raise ValueError("two labels share a name or a value")
         if unknown := [name for name in self.largest_component if name not in names]:
             raise ValueError(f"largest_component names unknown labels: {', '.join(unknown)}")
+        parse_orientation(self.orientation)
         if min(self.patch) < 1 or (self.axes == 2 and self.patch[2] != 1):
             raise ValueError(f"patch {self.patch} does not fit {self.axes} axes")
         if self.spacing and min(self.spacing) <= 0:
