@@ -21,6 +21,7 @@ from medseg.errors import OutputError
 Buffer = bytes | bytearray | memoryview
 
 _READ = 1 << 20
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # the last for Windows
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Outputs:
             raise OutputError(f"{path}: is a folder", hint="remove it, or choose another place with -o")
         part = path.parent / f".medseg-{secrets.token_hex(8)}.part"
         with _as_output_error(path):
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            handle = os.open(part, _NEW, 0o600)
             self._parts[path] = part
             checksum = 0
             with os.fdopen(handle, "wb") as file:
@@ -114,7 +115,7 @@ def check_writable(folder: Path) -> None:
     probe = folder / f".medseg-{secrets.token_hex(8)}.part"
     with _as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(probe, _NEW, 0o600))
         probe.unlink()
 
 

@@ -1,7 +1,9 @@
 """The command line, end to end: names, folders, channels, formats, failures and exit codes."""
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -78,7 +80,9 @@ def test_the_main_job_with_the_shipped_model(tmp_path, sample, run):
 
 
 def test_no_socket_is_opened_and_nothing_is_written_elsewhere(tmp_path, sample, run, no_network, monkeypatch):
-    places = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+    places = {
+        name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    }
     for name, folder in places.items():
         folder.mkdir()
         monkeypatch.setenv(name, str(folder))
@@ -90,7 +94,16 @@ def test_no_socket_is_opened_and_nothing_is_written_elsewhere(tmp_path, sample, 
 def test_formats_probabilities_and_no_picture(tmp_path, run, model):
     scan = scan_at(tmp_path / "in" / "a.nrrd")
     code, _, err = run(
-        "predict", scan, "-m", model, "-o", tmp_path / "out", "--format", "nrrd,seg.nrrd", "--probabilities", "--no-picture"
+        "predict",
+        scan,
+        "-m",
+        model,
+        "-o",
+        tmp_path / "out",
+        "--format",
+        "nrrd,seg.nrrd",
+        "--probabilities",
+        "--no-picture",
     )
     assert code == 0, err
     assert names(tmp_path / "out") == ["a_seg.json", "a_seg.nrrd", "a_seg.seg.nrrd", "a_seg_probabilities.nii.gz"]
@@ -230,7 +243,9 @@ TWO_CHANNELS = [{"name": name, "intensity": {"kind": "zscore"}} for name in ("t1
 def test_channels_are_named_on_the_command_line(tmp_path, run, bundle_file):
     model = bundle_file(channels=TWO_CHANNELS)
     t1, flair = scan_at(tmp_path / "p_t1.nii.gz", seed=1), scan_at(tmp_path / "p_flair.nii.gz", seed=2)
-    code, _, err = run("predict", "-m", model, "--channel", f"flair={flair}", "--channel", f"t1={t1}", "-o", tmp_path / "o")
+    code, _, err = run(
+        "predict", "-m", model, "--channel", f"flair={flair}", "--channel", f"t1={t1}", "-o", tmp_path / "o"
+    )
     assert code == 0, err
     assert "p_t1_seg.nii.gz" in names(tmp_path / "o")
     code, _, err = run("predict", "-m", model, t1)
@@ -249,7 +264,10 @@ def test_channels_are_paired_in_a_folder(tmp_path, run, bundle_file):
         assert code == 1
         assert len(errors(err)) == 1
         assert "three_0000" in errors(err)[0]
-    assert [name for name in names(tmp_path / "in") if name.endswith("_seg.nii.gz")] == ["one_seg.nii.gz", "two_seg.nii.gz"]
+    assert [name for name in names(tmp_path / "in") if name.endswith("_seg.nii.gz")] == [
+        "one_seg.nii.gz",
+        "two_seg.nii.gz",
+    ]
 
 
 def test_channels_on_different_grids_fail(tmp_path, run, bundle_file):
@@ -294,6 +312,43 @@ def test_json_on_standard_output_is_a_line_for_each_scan(tmp_path, run, model):
 def test_progress_is_shown_as_asked(tmp_path, run, model, style, empty):
     _, _, err = run("predict", scan_at(tmp_path / "a.nii.gz"), "-m", model, "--progress", style)
     assert (err == "") == empty
+
+
+def test_on_a_terminal_a_bar_is_shown_and_standard_output_stays_clean(tmp_path, model):
+    scan = scan_at(tmp_path / "a.nii.gz")
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "medseg", "predict", str(scan), "-m", str(model), "--json", "-"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        out = process.stdout.read()
+        assert process.wait(120) == 0
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while more := os.read(ours, 4096):
+            shown += more
+    os.close(ours)
+    assert json.loads(out)["model"]["name"] == "tiny"
+    assert b"a.nii.gz: " in shown
+    assert b"quality check" in shown
+
+
+def test_names_that_are_no_text_and_links_that_go_nowhere(tmp_path, run, model):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = scan_at(tmp_path / "a.nii.gz").read_bytes()
+    name = os.fsdecode(b"a\xff b.nii.gz")
+    (folder / name).write_bytes(content)
+    (folder / "loop.nii").symlink_to("loop.nii")
+    (folder / "gone.nii").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "pipe.nii")
+    (folder / "below").mkdir()
+    code, out, err = run("predict", folder, "-m", model, "-o", tmp_path / "out", "--json", "-")
+    assert code == 1
+    assert len(errors(err)) == 3
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert [report["scan"]["path"] for report in reports if "qc" in report] == [str(folder / name)]
+    assert os.fsdecode(b"a\xff b_seg.json") in names(tmp_path / "out")
 
 
 def test_warnings_of_a_scan_are_said_and_recorded(tmp_path, run, model):

@@ -1,5 +1,7 @@
 """Inference against MONAI, windows by hand, and one answer for one anatomy however it is stored."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -127,7 +129,7 @@ def test_progress_is_told_in_order():
     said = []
     Predictor(random_bundle(), device="cpu")(smooth_scan(), progress=lambda stage, done: said.append((stage, done)))
     assert list(dict.fromkeys(stage for stage, _ in said)) == ["prepare", "network", "restore"]
-    assert all(one[1] <= two[1] for one, two in zip(said, said[1:], strict=False) if one[0] == two[0])
+    assert all(one[1] <= two[1] for one, two in pairwise(said) if one[0] == two[0])
     assert said[-1] == ("restore", 1.0)
 
 

@@ -16,9 +16,7 @@ CASES = [
 
 
 class NetworkContract:
-    """What every network promises; other packages can inherit it for theirs."""
-
-    cases: list[tuple[str, dict]] = []
+    """How a network under the contract is made, and a size that it takes."""
 
     def make(self, name, options, axes):
         torch.manual_seed(0)

@@ -27,7 +27,10 @@ def measures(**changes) -> Measures:
 
 
 TRAINED_ON = fingerprint(
-    [measures(), measures(extent_mm=(45.0, 55.0, 66.0), intensity={"smoothness": 0.95}, volume_ml={"front": 2.5, "back": 3.5})]
+    [
+        measures(),
+        measures(extent_mm=(45.0, 55.0, 66.0), intensity={"smoothness": 0.95}, volume_ml={"front": 2.5, "back": 3.5}),
+    ]
 )
 
 
@@ -98,7 +101,9 @@ def test_a_model_without_a_fingerprint_says_so():
 
 
 def test_the_fingerprint_spans_the_cases_and_leaves_out_absent_labels():
-    seen = fingerprint([measures(), measures(volume_ml={"front": 0.0, "back": 9.0}, components={"front": 0, "back": 2})])
+    seen = fingerprint(
+        [measures(), measures(volume_ml={"front": 0.0, "back": 9.0}, components={"front": 0, "back": 2})]
+    )
     assert seen.cases == 2
     assert (seen.labels["front"].volume_ml.low, seen.labels["front"].volume_ml.high) == (2.0, 2.0)
     assert (seen.labels["back"].volume_ml.low, seen.labels["back"].volume_ml.high) == (3.0, 9.0)

@@ -94,7 +94,9 @@ def test_restoring_is_interpolating_every_class_and_taking_the_largest(monkeypat
     onto = Geometry(affine, high)
     grid = Geometry(np.eye(4), low)
     logits = logits_on(grid)
-    full = functional.interpolate(torch.from_numpy(logits)[None], high, mode="trilinear", align_corners=False)[0].numpy()
+    full = functional.interpolate(torch.from_numpy(logits)[None], high, mode="trilinear", align_corners=False)[
+        0
+    ].numpy()
     two_best = np.sort(full, axis=0)[-2:]
     clear = two_best[1] - two_best[0] > 1e-5
     assert np.array_equal(restore(logits, grid, onto)[clear], full.argmax(axis=0)[clear])

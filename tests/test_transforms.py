@@ -44,7 +44,9 @@ def test_a_compose_prepares_the_same_arrays(scan_file, changes):
 def test_monais_own_inferer_gives_the_same_label_map(scan_file, changes):
     bundle = random_bundle(seed=1, **changes)
     plan = bundle.plan
-    data = Compose([LoadImaged("image", ensure_channel_first=True), PrepareScand("image", plan)])({"image": str(scan_file)})
+    data = Compose([LoadImaged("image", ensure_channel_first=True), PrepareScand("image", plan)])(
+        {"image": str(scan_file)}
+    )
     inferer = SlidingWindowInferer(plan.patch, overlap=plan.overlap, mode="gaussian")
     with torch.inference_mode():
         data["logits"] = inferer(data["image"][None], load_network(bundle))[0]

@@ -1,5 +1,7 @@
 """Volumes and label maps: shapes agree with their grids, labels may overlap."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -40,5 +42,5 @@ def test_an_unknown_label_is_answered_with_the_known_ones():
 def test_neighbouring_labels_have_different_colours():
     colours = [Label(value=value, name=str(value)).rgb for value in range(1, 40)]
     assert len(set(colours)) == 39
-    for one, two in zip(colours, colours[1:], strict=False):
+    for one, two in pairwise(colours):
         assert sum(abs(a - b) for a, b in zip(one, two, strict=True)) > 100

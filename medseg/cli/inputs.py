@@ -60,7 +60,10 @@ def _by_channel(channels: Sequence[str], plan: Plan) -> tuple[Path, ...]:
 
 
 def _in_folder(folder: Path, plan: Plan) -> list[tuple[Path, ...]]:
-    found = sorted(path for path in folder.iterdir() if not path.is_dir() and looks_like_scan(path))
+    try:
+        found = sorted(path for path in folder.iterdir() if not path.is_dir() and looks_like_scan(path))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be listed: {error.strerror}", hint="check the permissions") from error
     if plan.axes == 3:
         found = [path for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES]
     stems = {stem_of(path) for path in found}

@@ -81,24 +81,27 @@ def predict(
     predictor = Predictor(bundle, device=device, threads=threads)
     lines: list[Report] = []
     failed = 0
-    with shown(progress, len(jobs)) as progress_of:
+    with shown(progress, len(jobs)) as display:
         for number, job in enumerate(jobs):
             path = job.scan[0]
             try:
-                report = deliver(job, predictor, strict=strict, progress=progress_of(path, number))
+                report = deliver(job, predictor, strict=strict, progress=display.of(path, number))
             except Exception as error:  # a bug met by one scan is said and counted, and the next scans still get done
                 if debug:
                     raise
                 failed += 1
                 report = _failure(path, error)
-                _say_error(report)
+                display.say(_error_line(report), sys.stderr)
             else:
-                _say_result(report, to_stderr=json_to == "-")
+                for line in _warning_lines(report):
+                    display.say(line, sys.stderr)
+                display.say(_result_lines(report), sys.stderr if json_to == "-" else sys.stdout)
             lines.append(report)
             if json_to == "-":
-                print(json.dumps(report, ensure_ascii=False), flush=True)
+                display.say(json.dumps(report, ensure_ascii=False), sys.stdout)
     if json_to and json_to != "-":
-        write_atomic(Path(json_to), [(json.dumps(line, ensure_ascii=False) + "\n").encode() for line in lines])
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomic(Path(json_to), [text.encode("utf-8", "backslashreplace")])
     if failed:
         raise typer.Exit(2 if failed == len(jobs) else 1)
 
@@ -116,18 +119,20 @@ def _failure(path: Path, error: Exception) -> Report:
     return {"scan": {"path": str(path)}, "error": {"code": code, "problem": problem, "hint": hint}}
 
 
-def _say_error(report: Report) -> None:
+def _error_line(report: Report) -> str:
     error = report["error"]
-    print(f"error: {report['scan']['path']}: {error['problem']}; {error['hint']}", file=sys.stderr)
+    return f"error: {report['scan']['path']}: {error['problem']}; {error['hint']}"
 
 
-def _say_result(report: Report, *, to_stderr: bool) -> None:
+def _warning_lines(report: Report) -> list[str]:
+    return [f"warning: {report['scan']['path']}: {warning}" for warning in report["scan"]["warnings"]]
+
+
+def _result_lines(report: Report) -> str:
     from medseg.report.record import size_line
 
-    for warning in report["scan"]["warnings"]:
-        print(f"warning: {report['scan']['path']}: {warning}", file=sys.stderr)
     lines = [report["scan"]["path"], *(f"  {size_line(label)}" for label in report["labels"])]
     lines.append(f"  quality check: {report['qc']['verdict']}")
     lines += [f"    {reason['code']}: {reason['detail']}" for reason in report["qc"]["reasons"]]
     lines += [f"  wrote {path}" for path in report["outputs"].values()]
-    print("\n".join(lines), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    return "\n".join(lines)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from typing import TextIO
 
 from medseg.progress import Progress, silent
 
@@ -23,33 +24,85 @@ class Style(StrEnum):
     none = "none"
 
 
-@contextmanager
-def shown(style: Style, count: int) -> Iterator[Callable[[Path, int], Progress]]:
-    """Yield a function that returns, for a scan and its number (from 0), what to call with its progress."""
-    if style is Style.auto:
-        style = Style.auto if sys.stderr.isatty() else Style.plain
-    if style is Style.none:
-        yield lambda _path, _number: silent
-    elif style is Style.json:
-        yield lambda path, number: _JsonLines(path, number, count)
-    elif style is Style.plain:
-        yield lambda path, number: _PlainLines(path, number, count)
-    else:
+class Display:
+    """Shows no progress; what is said goes where it should."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def of(self, path: Path, number: int) -> Progress:  # noqa: ARG002 - the others need it
+        """Return what to call with the progress of a scan; `number` counts from 0."""
+        return silent
+
+    def say(self, text: str, to: TextIO) -> None:
+        """Print lines between two scans."""
+        print(text, file=to, flush=True)
+
+
+class _Plain(Display):
+    """A line for each stage that begins, and for each tenth of the network's work."""
+
+    def of(self, path: Path, number: int) -> Progress:
+        said = ""
+
+        def update(stage: str, done: float) -> None:
+            nonlocal said
+            line = f"[{number + 1}/{self.count}] {path.name}: {stage}"
+            line += f" {int(done * 10) * 10}%" if stage == "network" else ""
+            if line != said:
+                said = line
+                print(line, file=sys.stderr, flush=True)
+
+        return update
+
+
+class _JsonLines(Display):
+    """One JSON object for each step."""
+
+    def of(self, path: Path, number: int) -> Progress:
+        def update(stage: str, done: float) -> None:
+            line = {"event": "progress", "scan": str(path), "number": number + 1, "of": self.count, "stage": stage}
+            print(json.dumps({**line, "fraction": round(_overall(stage, done), 4)}), file=sys.stderr, flush=True)
+
+        return update
+
+
+class _Bar(Display):
+    """A bar for all scans, on a terminal; it steps aside for what is said."""
+
+    def __init__(self, count: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
+        super().__init__(count)
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task("", total=count)
+        console = Console(stderr=True)
+        self.bars = Bars(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self.task = self.bars.add_task("", total=count)
 
-            def start(path: Path, number: int) -> Progress:
-                def update(stage: str, done: float) -> None:
-                    bars.update(task, completed=number + _overall(stage, done), description=f"{path.name}: {stage}")
+    def of(self, path: Path, number: int) -> Progress:
+        def update(stage: str, done: float) -> None:
+            completed = number + _overall(stage, done)
+            self.bars.update(self.task, completed=completed, description=f"{path.name}: {stage}")
 
-                return update
+        return update
 
-            yield start
+    def say(self, text: str, to: TextIO) -> None:
+        self.bars.stop()
+        super().say(text, to)
+        self.bars.start()
+
+
+@contextmanager
+def shown(style: Style, count: int) -> Iterator[Display]:
+    """Yield the display of a run over `count` scans."""
+    if style is Style.auto and sys.stderr.isatty():
+        display = _Bar(count)
+        with display.bars:
+            yield display
+    else:
+        yield {Style.none: Display, Style.json: _JsonLines}.get(style, _Plain)(count)
 
 
 def _overall(stage: str, done: float) -> float:
@@ -60,28 +113,3 @@ def _overall(stage: str, done: float) -> float:
             return before + share * done
         before += share
     return before
-
-
-class _PlainLines:
-    """A line for each stage that begins, and for each tenth of the network's work."""
-
-    def __init__(self, path: Path, number: int, count: int) -> None:
-        self._front = f"[{number + 1}/{count}] {path.name}"
-        self._said = ""
-
-    def __call__(self, stage: str, done: float) -> None:
-        line = f"{self._front}: {stage} {int(done * 10) * 10}%" if stage == "network" else f"{self._front}: {stage}"
-        if line != self._said:
-            self._said = line
-            print(line, file=sys.stderr, flush=True)
-
-
-class _JsonLines:
-    """One JSON object for each step."""
-
-    def __init__(self, path: Path, number: int, count: int) -> None:
-        self._fixed = {"event": "progress", "scan": str(path), "number": number + 1, "of": count}
-
-    def __call__(self, stage: str, done: float) -> None:
-        line = {**self._fixed, "stage": stage, "fraction": round(_overall(stage, done), 4)}
-        print(json.dumps(line), file=sys.stderr, flush=True)

@@ -93,9 +93,11 @@ def looks_like_scan(path: Path) -> bool:
         return False
     if suffix_of(path) or path.suffix.lower() in _DETACHED:
         return True
+    if not path.is_file():  # a pipe would wait for its writer
+        return False
     try:
         with open(path, "rb") as file:
-            return path.is_file() and bool(_by_content(file.read(512)))
+            return bool(_by_content(file.read(512)))
     except OSError:
         return False
 

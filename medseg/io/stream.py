@@ -132,37 +132,40 @@ _OPENERS: dict[Compression, Callable[[BinaryIO], Any]] = {
 def compress(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield one gzip member that holds all `chunks`; each is compressed on its own, two at a time."""
     yield b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unknown system
-    tail = _Tail()
-    yield from _deflated(chunks, tail)
-    yield struct.pack("<II", tail.crc32, tail.length & 0xFFFFFFFF)
+    length = checksum = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal length, checksum
+        for chunk in chunks:
+            length += len(chunk)
+            checksum = isal_zlib.crc32(chunk, checksum)
+            yield chunk
+
+    yield from _deflated(counted())
+    yield struct.pack("<II", checksum, length & 0xFFFFFFFF)
 
 
 def zlib_compress(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield one zlib stream that holds all `chunks`."""
     yield b"\x78\x5e"
-    tail = _Tail()
-    yield from _deflated(chunks, tail)
-    yield struct.pack(">I", tail.adler32)
+    checksum = 1
+
+    def summed() -> Iterator[bytes]:
+        nonlocal checksum
+        for chunk in chunks:
+            checksum = isal_zlib.adler32(chunk, checksum)
+            yield chunk
+
+    yield from _deflated(summed())
+    yield struct.pack(">I", checksum)
 
 
-class _Tail:
-    """Length and checksums of what went through."""
-
-    def __init__(self) -> None:
-        self.length, self.crc32, self.adler32 = 0, 0, 1
-
-    def add(self, chunk: bytes) -> None:
-        self.length += len(chunk)
-        self.crc32 = isal_zlib.crc32(chunk, self.crc32)
-        self.adler32 = isal_zlib.adler32(chunk, self.adler32)
-
-
-def _deflated(chunks: Iterable[bytes], tail: _Tail) -> Iterator[bytes]:
+def _deflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a raw deflate stream, in blocks that do not refer to each other."""
     pending: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         for chunk in chunks:
             pending.append(pool.submit(_deflate, chunk))
-            tail.add(chunk)
             if len(pending) > _THREADS:
                 yield pending.popleft().result()
         while pending:

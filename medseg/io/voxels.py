@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medseg.gate import Gate, blocks
 from medseg.io.stream import Stream
 
-_SLAB = 1 << 22  # bytes that are brought into file order at a time
+_SLAB = 1 << 20  # bytes that are brought into file order at a time
 
 
 def read_voxels(stream: Stream, sizes: tuple[int, ...], dtype: np.dtype[Any], *, skip: int = 0) -> npt.NDArray[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from medseg.atomic import Outputs
 from medseg.errors import MedsegError
 from medseg.inference import Predictor
@@ -10,8 +12,8 @@ from medseg.progress import Progress, silent, timed
 from medseg.qc import assess, measure
 from medseg.report.job import FORMATS, Job
 from medseg.report.picture import draw
-from medseg.report.record import Record, as_json, record, size_line
-from medseg.volume import stack_channels
+from medseg.report.record import Record, as_json, record, rounded, size_line
+from medseg.volume import LabelMap, Volume, stack_channels
 
 
 class Refused(MedsegError, ValueError):
@@ -68,15 +70,19 @@ def deliver(
         )
         if "picture" in job.targets:
             with timed("picture", seconds, progress):
-                picture = draw(
-                    scan,
-                    labels,
-                    title=f"{job.scan[0].name}   {bundle.card.name} {bundle.card.version}",
-                    legend=[size_line(label) for label in data["labels"]],
-                    verdict=verdict.verdict,
-                    notes=[reason.detail for reason in verdict.reasons],
-                )
-                outputs.write(job.targets["picture"], [picture])
-        data["seconds"] = {stage: round(value, 3) for stage, value in seconds.items()}
+                outputs.write(job.targets["picture"], [_picture(scan, labels, data)])
+        data["seconds"] = rounded(seconds)
         outputs.write(job.targets["report"], [as_json(data)])
     return data
+
+
+def _picture(scan: Volume, labels: LabelMap, data: Record) -> bytes:
+    """Return the picture of a result, with the words of its report."""
+    return draw(
+        scan,
+        labels,
+        title=f"{Path(data['scan']['path']).name}   {data['model']['name']} {data['model']['version']}",
+        legend=[size_line(label) for label in data["labels"]],
+        verdict=data["qc"]["verdict"],
+        notes=[reason["detail"] for reason in data["qc"]["reasons"]],
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import realpath  # unlike Path.resolve, it survives a loop of links
 from pathlib import Path
 
 from medseg.errors import UsageError
@@ -59,11 +60,11 @@ def check_distinct(jobs: Sequence[Job]) -> None:
     UsageError
         With the two inputs that collide.
     """
-    owner: dict[Path, Path] = {}
-    scans = {path.resolve() for job in jobs for path in job.scan}
+    owner: dict[str, Path] = {}
+    scans = {realpath(path) for job in jobs for path in job.scan}
     for job in jobs:
         for target in job.targets.values():
-            place = target.resolve()
+            place = realpath(target)
             if place in scans:
                 raise UsageError(f"{target} is a scan, and would be overwritten", hint="choose another place with -o")
             if place in owner:

@@ -61,14 +61,20 @@ def record(
             ],
         },
         "device": device,
-        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "seconds": rounded(seconds),
         "outputs": {kind: str(target) for kind, target in outputs.items()},
     }
 
 
+def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds of each stage to the millisecond."""
+    return {stage: round(value, 3) for stage, value in seconds.items()}
+
+
 def as_json(data: Record) -> bytes:
     """Return a report as JSON, indented for people."""
-    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # a file name that is no UTF-8 becomes a JSON escape
 
 
 def size_line(label: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from medseg.training.data import Sample
 from medseg.transforms import augmentation
 
 T = TypeVar("T")
-_WARM_UP = 200  # steps over which the learning rate rises
+_WARM_UP = 1 / 30  # of all steps: the learning rate rises
 _READ_AHEAD = 4  # batches
 
 
@@ -148,7 +148,7 @@ def _supervise(answer: Tensor | list[Tensor], targets: Tensor, loss_of: nn.Modul
 
 
 def _rate(step: int, recipe: Recipe) -> float:
-    return recipe.rate * min(1.0, step / _WARM_UP) * (1 + cos(pi * (step - 1) / recipe.steps)) / 2
+    return recipe.rate * min(1.0, step / (_WARM_UP * recipe.steps)) * (1 + cos(pi * (step - 1) / recipe.steps)) / 2
 
 
 @torch.no_grad()

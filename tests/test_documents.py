@@ -1,0 +1,102 @@
+"""Every block of the README and every pipeline runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SAMPLES
+
+import medseg
+from medseg import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with the files that the README speaks of."""
+    (tmp_path / "sample_data").mkdir()
+    (tmp_path / "folder").mkdir()
+    scan = (SAMPLES / "t1_hippocampus.nii.gz").read_bytes()
+    for name in ("sample_data/t1_hippocampus.nii.gz", "scan.nii.gz", "folder/a.nii.gz", "folder/b.nii.gz"):
+        (tmp_path / name).write_bytes(scan)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_python_blocks_run(desk, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})  # the README's own text
+    assert "anterior" in capsys.readouterr().out
+    assert (desk / "hippocampus.seg.nrrd").exists()
+
+
+def test_the_commands_run(desk, monkeypatch):
+    lines = re.findall(r"^(medseg .*)$", README, re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
+        try:
+            cli.main()
+        except SystemExit as stop:
+            assert not stop.code, line
+
+
+def test_the_install_lines_are_for_tested_versions():
+    lines = [line for line in README.splitlines() if "pip install" in line and line.startswith("python3")]
+    assert len(lines) == 2
+    assert all("-c constraints.txt" in line for line in lines)
+
+
+def test_the_files_that_documents_name_are_there():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for name in re.findall(
+            r"[`(]((?:medseg|docs|tests|pipelines|benchmarks|sample_data)/[\w./-]+)[`)]", page.read_text()
+        ):
+            assert (ROOT / name).exists(), f"{page}: {name}"
+        for command in re.findall(r"pytest (tests/\w+\.py)", page.read_text()):
+            assert (ROOT / command).exists(), f"{page}: {command}"
+
+
+def test_decisions_are_short():
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert len(page.read_text().splitlines()) <= 40, page
+
+
+def program(name, *words, cwd):
+    command = [sys.executable, str(ROOT / "pipelines" / name), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_monai_pipeline_gives_the_label_map_of_the_command(desk, monkeypatch):
+    done = program("monai_pipeline.py", "scan.nii.gz", "-o", "theirs.nii.gz", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["medseg", "predict", "scan.nii.gz", "-o", "ours.nii.gz", "--device", "cpu"])
+    cli.main()
+    ours, theirs = medseg.read_labels("ours.nii.gz"), medseg.read_labels("theirs.nii.gz")
+    assert ours.geometry.same_as(theirs.geometry)
+    assert (ours.array == theirs.array).mean() > 0.999
+    assert set(np.unique(theirs.array)) == {0, 1, 2}
+
+
+def test_the_training_pipeline_runs_on_a_few_cases(tmp_path, data):
+    folder = data / "hippocampus"
+    done = program("train_hippocampus.py", folder, "--fold", 0, "--steps", 3, "-o", "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "dice anterior" in done.stdout
+    assert medseg.Bundle.load(tmp_path / "out.safetensors").fingerprint.cases == 166
+
+
+@pytest.mark.parametrize("name", ["train_hippocampus.py", "monai_pipeline.py"])
+def test_the_pipelines_explain_themselves(name, tmp_path):
+    done = program(name, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "python pipelines/" in done.stdout
+    assert program(name, cwd=tmp_path).returncode == 2
