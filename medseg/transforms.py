@@ -123,38 +123,39 @@ def volume_of(image: MetaTensor) -> Volume:
 def augmentation(patch: Sequence[int], *, seed: int = 0) -> Compose:
     """Return the random transforms of training: from a prepared case to a patch, image and label together.
 
-    Rotation, scaling, shifts; then blur, noise, brightness, contrast and lower resolution of the image. No
-    mirroring: it would make a left structure look like a right one.
+    Rotation, scaling, shifts; then blur, noise, brightness, contrast and (in 3D, as MONAI has it) lower resolution
+    of the image. No mirroring: it would make a left structure look like a right one.
 
     Parameters
     ----------
-    patch : three ints
+    patch : two or three ints
         Size of the result; half of the patches are centred on a labelled voxel.
     seed : int
         Same seed, same sequence of patches.
     """
     both, image = ("image", "label"), ("image",)
-    angles = (np.pi / 12,) * 3
+    axes = len(patch)
+    blur = {f"sigma_{axis}": (0.4, 1) for axis in "xyz"[:axes]}
     transforms = Compose(
         [
             SpatialPadd(both, spatial_size=patch),
             RandAffined(
                 both,
                 prob=0.9,
-                rotate_range=angles,
-                scale_range=(0.15,) * 3,
-                shear_range=(0.05,) * 6,
-                translate_range=(4,) * 3,
+                rotate_range=(np.pi / 12,) * (3 if axes == 3 else 1),
+                scale_range=(0.15,) * axes,
+                shear_range=(0.05,) * (axes * (axes - 1)),
+                translate_range=(4,) * axes,
                 mode=("bilinear", "nearest"),
                 padding_mode="border",
             ),
             RandCropByPosNegLabeld(both, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=1),
-            RandGaussianSmoothd(image, prob=0.15, sigma_x=(0.4, 1), sigma_y=(0.4, 1), sigma_z=(0.4, 1)),
+            RandGaussianSmoothd(image, prob=0.15, **blur),
             RandGaussianNoised(image, prob=0.2, std=0.15),
             RandScaleIntensityd(image, prob=0.3, factors=0.25),
             RandShiftIntensityd(image, prob=0.3, offsets=0.2),
             RandAdjustContrastd(image, prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
-            RandSimulateLowResolutiond(image, prob=0.15, zoom_range=(0.5, 1.0)),
+            *([RandSimulateLowResolutiond(image, prob=0.15, zoom_range=(0.5, 1.0))] if axes == 3 else []),
         ]
     )
     transforms.set_random_state(seed)

@@ -42,20 +42,13 @@ def random_bundle(*, seed: int = 0, members: int = 1, fingerprint: Fingerprint |
     """Return a model with random weights, and `changes` to the plan above."""
     import torch
 
-    from medseg.networks import build
+    from medseg.inference import new_network
 
     plan = Plan.parse({**PLAN, **changes})
     weights = []
     for member in range(members):
         torch.manual_seed(seed + member)
-        network = build(
-            plan.network.architecture,
-            axes=plan.axes,
-            in_channels=len(plan.channels),
-            out_channels=len(plan.labels) + 1,
-            options=plan.network.options,
-        )
-        weights.append({name: tensor.numpy() for name, tensor in network.state_dict().items()})
+        weights.append({name: tensor.numpy() for name, tensor in new_network(plan).state_dict().items()})
     header = Header(format=FORMAT, members=members, card=CARD, plan=plan, fingerprint=fingerprint)
     return Bundle(header, tuple(weights))
 

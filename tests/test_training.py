@@ -83,8 +83,8 @@ def test_the_loop_learns_to_find_a_ball(decathlon, tmp_path):
 
 @pytest.mark.parametrize("axes", [2, 3])
 def test_the_same_seed_gives_the_same_weights(axes):
-    shape = (16, 16, 1 if axes == 2 else 16)
-    plan = Plan.parse({**TINY.model_dump(), "axes": axes, "patch": shape})
+    shape = (16, 16, 5 if axes == 2 else 16)
+    plan = Plan.parse({**TINY.model_dump(), "axes": axes, "patch": (16, 16, 1 if axes == 2 else 16)})
     rng = np.random.default_rng(0)
     samples = [
         Sample(rng.normal(size=(1, *shape)).astype(np.float32), rng.integers(0, 2, (1, *shape)).astype(np.uint8))

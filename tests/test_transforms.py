@@ -83,9 +83,11 @@ def test_the_augmentation_depends_on_its_seed_alone():
     assert not torch.equal(torch.as_tensor(one[0]["image"]), torch.as_tensor(other[0]["image"]))
 
 
-def test_labels_stay_labels_under_augmentation():
-    label = np.random.default_rng(0).integers(0, 3, (1, 20, 20, 20)).astype(np.uint8)
-    transform = augmentation((16, 16, 16))
-    for _ in range(10):
+@pytest.mark.parametrize("axes", [2, 3])
+def test_labels_stay_labels_under_augmentation(axes):
+    label = np.random.default_rng(0).integers(0, 3, (1, *(20,) * axes)).astype(np.uint8)
+    transform = augmentation((16,) * axes)
+    for _ in range(30):
         patch = transform({"image": label.astype(np.float32), "label": label})[0]
         assert set(np.unique(patch["label"])) <= {0, 1, 2}
+        assert patch["image"].shape == (1, *(16,) * axes)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg import networks, zoo
+from medseg import zoo
 from medseg.bundle import Bundle
-from medseg.errors import BundleError, PlanError
 from medseg.inference import device as devices
+from medseg.inference.network import load_network
 from medseg.inference.sliding import slide
 from medseg.postprocess import clean
 from medseg.prepare import Prepared, prepare, restore, restore_probabilities
@@ -132,37 +131,3 @@ class Predictor:
     def _answer(self, windows: Tensor) -> Tensor:
         total: Tensor = sum((member(windows) for member in self._members), start=torch.zeros((), device=self.device))
         return total / len(self._members)
-
-
-def load_network(bundle: Bundle, member: int = 0) -> nn.Module:
-    """Return one network of a bundle with its weights, in evaluation mode.
-
-    Raises
-    ------
-    BundleError
-        If there is no such architecture, or the weights do not fit it.
-    """
-    plan = bundle.plan
-    name = bundle.card.name
-    try:
-        network = networks.build(
-            plan.network.architecture,
-            axes=plan.axes,
-            in_channels=len(plan.channels),
-            out_channels=len(plan.labels) + 1,
-            options=plan.network.options,
-        )
-    except PlanError as error:
-        raise BundleError(f"{name}: {error.problem}", hint=error.hint) from error
-    state = {key: torch.from_numpy(array.astype(np.float32)) for key, array in bundle.members[member].items()}
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BundleError(
-            f"{name}: the weights do not fit the network ({reason})", hint="get the model again"
-        ) from None
-    divisor = (*cast("tuple[int, ...]", network.divisor), 1)[:3]
-    if any(size % steps for size, steps in zip(plan.patch, divisor, strict=True)):
-        raise BundleError(f"{name}: patch {plan.patch} is not divisible by {divisor}", hint="get the model again")
-    return network.eval()

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from math import cos, pi
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.losses import DiceCELoss
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.bundle import Weights
-from medseg.networks import build
+from medseg.inference import new_network
 from medseg.plan import Plan
 from medseg.training.data import Sample
 from medseg.transforms import augmentation
@@ -81,13 +82,7 @@ def fit(
         Called after each step with its number (from 1) and the loss.
     """
     torch.manual_seed(recipe.seed)
-    network = build(
-        plan.network.architecture,
-        axes=plan.axes,
-        in_channels=len(plan.channels),
-        out_channels=len(plan.labels) + 1,
-        options=plan.network.options,
-    ).to(device)
+    network = new_network(plan).to(device)
     average = deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     loss_of = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
@@ -109,14 +104,13 @@ def fit(
 def _batches(samples: Sequence[Sample], plan: Plan, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield image and target batches; one thread reads ahead, so that the sequence depends on the seed alone."""
     rng = np.random.default_rng(recipe.seed)
-    transform = augmentation(plan.patch, seed=recipe.seed)
+    transform = augmentation(plan.patch[: plan.axes], seed=recipe.seed)
 
     def batch() -> tuple[Tensor, Tensor]:
         chosen = rng.choice(len(samples), recipe.batch, replace=len(samples) < recipe.batch)
-        patches = [transform({"image": samples[n].image, "label": samples[n].target})[0] for n in chosen]
+        patches = [transform(_drawn(samples[n], plan.axes, rng))[0] for n in chosen]
         images = torch.stack([torch.as_tensor(patch["image"]) for patch in patches]).float()
-        targets = torch.stack([torch.as_tensor(patch["label"]) for patch in patches])
-        return (images[..., 0], targets[..., 0]) if plan.axes == 2 else (images, targets)
+        return images, torch.stack([torch.as_tensor(patch["label"]) for patch in patches])
 
     tracked = get_track_meta()
     set_track_meta(False)  # affines are of no use here, and cost a third of the time of a patch
@@ -124,6 +118,12 @@ def _batches(samples: Sequence[Sample], plan: Plan, recipe: Recipe) -> Iterator[
         yield from _read_ahead(batch, recipe.steps)
     finally:
         set_track_meta(tracked)
+
+
+def _drawn(sample: Sample, axes: int, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+    """Return a case as the augmentation takes it: whole, or for a 2D network one of its slices."""
+    box = (..., int(rng.integers(sample.image.shape[3]))) if axes == 2 else ...
+    return {"image": sample.image[box], "label": sample.target[box]}
 
 
 def _read_ahead(make: Callable[[], T], count: int) -> Iterator[T]:
