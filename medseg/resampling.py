@@ -24,6 +24,9 @@ Matrix = npt.NDArray[np.float32]
 def coordinates(grid: Geometry, onto: Geometry) -> list[npt.NDArray[np.float64]]:
     """Return, for each axis of `onto`, the fractional indices of its voxel centres in `grid`.
 
+    Rounded to a millionth of a voxel, so that the rounding of a header, which differs between the stored orders of
+    one scan, cannot reach a label.
+
     Raises
     ------
     GeometryError
@@ -36,7 +39,8 @@ def coordinates(grid: Geometry, onto: Geometry) -> list[npt.NDArray[np.float64]]
         raise GeometryError(
             "the grids do not run along the same axes", hint="bring both to one orientation with order_to() first"
         )
-    return [np.arange(n) * step + start for n, step, start in zip(onto.shape, scale, relation[:3, 3], strict=True)]
+    starts = relation[:3, 3]
+    return [(np.arange(n) * step + start).round(6) for n, step, start in zip(onto.shape, scale, starts, strict=True)]
 
 
 def cubic_matrix(count: int, at: npt.NDArray[np.float64]) -> Matrix:

@@ -45,6 +45,7 @@ PLAN = Plan.parse(
         ],
         "spacing": [1, 1, 1],
         "patch": [40, 56, 40],
+        "overlap": 0.25,
         "network": {
             "architecture": "unet",
             "options": {"widths": [16, 32, 64, 128], "residual": True, "deep_supervision": True},

@@ -37,8 +37,9 @@ def scaled(stored: npt.NDArray[Any], slope: float, intercept: float, gate: Gate)
         return stored
     target = _scaled_dtype(stored, slope, intercept)
     out = stored if target == stored.dtype else np.empty_like(stored, dtype=target)
-    for block, into in zip(blocks(stored), blocks(out), strict=True):
-        np.copyto(into, block * np.float64(slope) + intercept, casting="unsafe")
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is answered below
+        for block, into in zip(blocks(stored), blocks(out), strict=True):
+            np.copyto(into, block * np.float64(slope) + intercept, casting="unsafe")
     if out.dtype.kind == "f":
         gate.finite(out)
     return out
