@@ -85,6 +85,8 @@ class LabelMap:
 
     def __post_init__(self) -> None:
         _check_shape(self.array.shape, self.geometry, "(I, J, K)", self.array)
+        if self.array.dtype.kind not in "uib":
+            raise UsageError(f"labels of type {self.array.dtype}", hint="give an array of whole numbers")
 
     def label(self, name: str) -> Label:
         """Return the label of that name.
@@ -107,8 +109,10 @@ class LabelMap:
 
     def counts(self) -> dict[str, int]:
         """Return the number of voxels of each label."""
-        largest = max((atom for label in self.labels for atom in label.atoms), default=0)
-        per_atom = np.bincount(self.array.ravel(order="K"), minlength=largest + 1)
+        per_atom = np.zeros(65536, np.int64)
+        for plane in self.array.T if self.array.flags.f_contiguous else self.array:  # bincount widens what it counts
+            found = np.bincount(plane.ravel())[: len(per_atom)]
+            per_atom[: len(found)] += found
         return {label.name: int(per_atom[list(label.atoms)].sum()) for label in self.labels}
 
 

@@ -1,5 +1,6 @@
 """Volumes and label maps: shapes agree with their grids, labels may overlap."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -44,3 +45,18 @@ def test_neighbouring_labels_have_different_colours():
     assert len(set(colours)) == 39
     for one, two in pairwise(colours):
         assert sum(abs(a - b) for a, b in zip(one, two, strict=True)) > 100
+
+
+def test_counting_does_not_widen_the_whole_array():
+    array = np.zeros((200, 200, 200), np.uint8, order="F")
+    array[50:60, 50:60, 50:60] = 1
+    labels = LabelMap(array, Geometry(np.eye(4), array.shape), (Label(value=1, name="a"),))
+    tracemalloc.start()
+    assert labels.counts() == {"a": 1000}
+    assert tracemalloc.get_traced_memory()[1] < array.nbytes
+    tracemalloc.stop()
+
+
+def test_labels_that_are_no_whole_numbers_are_refused():
+    with pytest.raises(UsageError, match="float32"):
+        LabelMap(np.zeros((2, 3, 4), np.float32), GRID)

@@ -134,7 +134,7 @@ def _header(file: BinaryIO, gate: Gate) -> tuple[dict[str, str], dict[str, str]]
             continue
         if ":=" in line:
             name, value = line.split(":=", 1)
-            keys[name.strip()] = value.replace("\\n", "\n").strip()
+            keys[name.strip()] = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], value).strip()
         elif ":" in line:
             name, value = line.split(":", 1)
             fields[name.strip().lower()] = value.strip()
