@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -15,6 +16,9 @@ from medseg.bundle import FORMAT, Bundle, Card, Header
 from medseg.geometry import AxisOrder, Geometry
 from medseg.plan import Fingerprint, Plan
 from medseg.volume import Volume
+
+hypothesis.settings.register_profile("medseg", deadline=None, max_examples=60)  # a busy machine is no failure
+hypothesis.settings.load_profile("medseg")
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 ORDERS = [

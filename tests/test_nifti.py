@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ORDERS, rotation, smooth_scan
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import medseg
@@ -51,7 +51,6 @@ def test_nibabel_and_simpleitk_see_the_same_points_in_each_of_the_48_orders(tmp_
     assert again.geometry.same_as(stored.geometry, tolerance=1e-4)
 
 
-@settings(deadline=None, max_examples=100)
 @given(seed=st.integers(0, 10**6), flip=st.booleans())
 def test_the_qform_says_the_same_as_the_sform(seed, flip):
     affine = np.eye(4)

@@ -156,6 +156,19 @@ def test_cleaning_keeps_the_largest_piece_of_each_named_label_and_touches_no_oth
     assert (array == 1).sum() == 9  # the input stays
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_of_two_pieces_of_one_size_the_same_stays_in_each_of_the_48_orders(order):
+    array = np.zeros((9, 8, 7), np.uint8)
+    array[1, 6, 5] = array[7, 1, 2] = array[4, 3, 6] = 1
+    grid = Geometry(np.eye(4), array.shape)
+    wanted = clean(LabelMap(array, grid, LABELS), ["front"])[0].array
+    assert wanted[1, 6, 5] == 1
+    assert wanted.sum() == 1
+    stored = np.ascontiguousarray(order.apply(array))
+    found = clean(LabelMap(stored, grid.reordered(order), LABELS), ["front"])[0].array
+    assert np.array_equal(found, order.apply(wanted))
+
+
 def test_cleaning_a_map_without_the_label_changes_nothing():
     empty = labels(np.zeros(GRID.shape, np.uint8))
     assert clean(empty, ["front"]) == (empty, {})

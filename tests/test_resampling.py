@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ORDERS, rotation, smooth_scan
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from torch.nn import functional
@@ -15,7 +15,6 @@ from medseg.prepare import restore, restore_probabilities
 from medseg.resampling import Taps, coordinates, cubic_matrix, interpolate, resample_image
 
 
-@settings(deadline=None, max_examples=60)
 @given(count=st.integers(2, 40), seed=st.integers(0, 1000))
 def test_the_cubic_matrix_is_the_b_spline_of_scipy(count, seed):
     rng = np.random.default_rng(seed)
