@@ -17,7 +17,9 @@ from medseg.geometry import AxisOrder, Geometry
 from medseg.plan import Fingerprint, Plan
 from medseg.volume import Volume
 
-hypothesis.settings.register_profile("medseg", deadline=None, max_examples=60)  # a busy machine is no failure
+# A busy machine is no failure, and what passed once passes again; `--hypothesis-profile search` looks further.
+hypothesis.settings.register_profile("medseg", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("medseg")
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"

@@ -58,7 +58,8 @@ def test_the_qform_says_the_same_as_the_sform(seed, flip):
     affine[:3, 3] = (12.5, -80, 33)
     header = nifti_header.build(Geometry(affine, (3, 4, 5)), np.dtype(np.int16), 1)
     by_nibabel = nibabel.Nifti1Header(header[:348])
-    assert np.allclose(by_nibabel.get_qform(), affine, atol=1e-4)
+    cosine = (np.trace(rotation(seed)) - 1) / 2  # near a half turn three float32 numbers cannot say the angle better
+    assert np.allclose(by_nibabel.get_qform(), affine, atol=1e-4 if cosine > -0.999 else 4e-3)
     assert np.allclose(by_nibabel.get_sform(), affine, atol=1e-5)
 
 
