@@ -125,6 +125,7 @@ def test_a_folder_is_every_scan_in_it_and_a_second_run_leaves_results_alone(tmp_
     for name in ("a.nii.gz", "b.nrrd", "c.mha"):
         scan_at(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not a scan")
+    (tmp_path / "expert.seg.nrrd").write_bytes((tmp_path / "b.nrrd").read_bytes())
     (tmp_path / "photo.png").write_bytes(b"not for a 3D model")
     for _ in range(2):
         code, out, err = run("predict", tmp_path, "-m", model)

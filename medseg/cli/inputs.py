@@ -30,8 +30,8 @@ class Options:
 def find_jobs(inputs: Sequence[Path], channels: Sequence[str], plan: Plan, options: Options) -> list[Job]:
     """Return a job for each scan that the user named.
 
-    A folder means every scan directly in it, without the results of an earlier run; for a model of several
-    channels its files `case_0000`, `case_0001`, ... make up one scan.
+    A folder means every scan directly in it, without segmentations (`.seg.nrrd`) and the results of an earlier run;
+    for a model of several channels its files `case_0000`, `case_0001`, ... make up one scan.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def _in_folder(folder: Path, plan: Plan) -> list[tuple[Path, ...]]:
     if plan.axes == 3:
         found = [path for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES]
     stems = {stem_of(path) for path in found}
-    found = [path for path in found if not _is_result(stem_of(path), stems)]
+    found = [path for path in found if suffix_of(path) != ".seg.nrrd" and not _is_result(stem_of(path), stems)]
     if not found:
         raise UsageError(
             f"{folder}: holds no scan", hint=f"give a folder with files of {', '.join(SUFFIXES)} directly in it"
