@@ -19,6 +19,8 @@ from medseg.geometry import Geometry
 SPACING_LIMITS = (0.01, 100.0)  # mm between voxels that a scan of a patient can have
 MAX_DEFLATE_RATIO = 1032  # zlib's documented limit: no deflate stream expands further
 MAX_TRAILING = 64 << 20  # bytes after the voxels that are read to reach the checksum
+HINT_EXPORT = "export the scan again from its source"
+HINT_COPY = "the file was cut off or damaged; copy it again from the source"
 _HUGE = 1e30  # an intensity beyond this was not measured; its square overflows float32
 _BLOCK = 1 << 22  # voxels looked at in one step
 
@@ -62,7 +64,7 @@ class Gate:
             self.refuse(
                 "TRUNCATED",
                 f"declares {readable(voxel_bytes)}, but {readable(stored)} of file hold at most {readable(most)}",
-                "the file was cut off or its header is damaged; copy it again from the source",
+                HINT_COPY,
             )
         free = free_memory()
         if voxel_bytes > free:
@@ -120,7 +122,7 @@ class Gate:
         if not nans and not infinite:
             return
         if low > high:
-            self.refuse("NOT_FINITE", "no voxel has a finite value", "export the scan again from its source")
+            self.refuse("NOT_FINITE", "no voxel has a finite value", HINT_EXPORT)
         for block in blocks(array):
             block[np.isnan(block) | (block < -_HUGE)] = low
             block[block > _HUGE] = high

@@ -1,5 +1,6 @@
 """NRRD, MetaImage, segmentations of 3D Slicer, and pictures: against SimpleITK and Pillow, whole and damaged."""
 
+import re
 import warnings
 
 import numpy as np
@@ -9,8 +10,10 @@ from conftest import SAMPLES, rotation, smooth_scan
 from PIL import Image
 
 import medseg
+from medseg.atomic import Outputs
 from medseg.errors import OutputError, ScanError
 from medseg.geometry import Geometry
+from medseg.io.nrrd import write_nrrd
 from medseg.plan import Code, Label
 from medseg.volume import LabelMap, Volume
 
@@ -88,55 +91,68 @@ def test_headers_cut_off_or_out_of_their_mind_are_refused(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "code"),
+    ("suffix", "old", "new", "code"),
     [
-        ("encoding: gzip", "encoding: ascii", "ENCODING"),
-        ("encoding: gzip", "byte skip: -1\nencoding: gzip", "ENCODING"),
-        ("encoding: gzip", "data file: /etc/passwd\nencoding: gzip", "DETACHED"),
-        ("encoding: gzip", "datafile: LIST\nencoding: gzip", "DETACHED"),
-        ("type: float", "type: block", "DATATYPE"),
-        ("kinds: domain domain domain", "kinds: domain domain", "HEADER"),
-        ("endian: little\n", "", "HEADER"),
-        ("(1,0,0)", "(nan,0,0)", "AFFINE"),
-        ("(1,0,0)", "(0,0,0)", "AFFINE"),
-        ("(1,0,0)", "(x,0,0)", "AFFINE"),
-        ("(1,0,0)", "(0.0001,0,0)", "SPACING"),
-        ("endian: little", 'endian: little\nspace units: "furlong" "mm" "mm"', "SPACING"),
-        ("endian: little", "endian: little\nnonsense", "HEADER"),
+        (".nrrd", "encoding: gzip", "encoding: ascii", "ENCODING"),
+        (".nrrd", "encoding: gzip", "byte skip: -1\nencoding: gzip", "ENCODING"),
+        (".nrrd", "encoding: gzip", "data file: /etc/passwd\nencoding: gzip", "DETACHED"),
+        (".nrrd", "encoding: gzip", "datafile: LIST\nencoding: gzip", "DETACHED"),
+        (".nrrd", "type: float", "type: block", "DATATYPE"),
+        (".nrrd", "kinds: domain domain domain", "kinds: domain domain", "HEADER"),
+        (".nrrd", "endian: little\n", "", "HEADER"),
+        (".nrrd", "(1,0,0)", "(nan,0,0)", "AFFINE"),
+        (".nrrd", "(1,0,0)", "(0,0,0)", "AFFINE"),
+        (".nrrd", "(1,0,0)", "(x,0,0)", "AFFINE"),
+        (".nrrd", "(1,0,0)", "(0.0001,0,0)", "SPACING"),
+        (".nrrd", "endian: little", 'endian: little\nspace units: "furlong" "mm" "mm"', "SPACING"),
+        (".nrrd", "endian: little", "endian: little\nnonsense", "HEADER"),
+        (".nrrd", "(1,0,0)", "(1,0,0,0)", "AFFINE"),
+        (".nrrd", "(1,0,0)", "(1,0)", "AFFINE"),
+        (".nrrd", "space origin: (0,0,0)", "space origin: (0,0,0,0,0)", "AFFINE"),
+        (".nrrd", "dimension: 3", "dimension: 4", "SHAPE"),
+        (".mha", "ElementDataFile = LOCAL", "ElementDataFile = /etc/passwd", "DETACHED"),
+        (".mha", "ElementDataFile = LOCAL", "ElementDataFile = LIST", "DETACHED"),
+        (".mha", "BinaryData = True", "BinaryData = False", "ENCODING"),
+        (".mha", "ElementType = MET_FLOAT", "ElementType = MET_FLOAT_ARRAY", "DATATYPE"),
+        (".mha", "ElementType = MET_FLOAT", "ElementNumberOfChannels = 3\nElementType = MET_FLOAT", "DATATYPE"),
+        (".mha", "ElementSpacing = 1 1 1", "ElementSpacing = 0 1 1", "SPACING"),
+        (".mha", "ElementSpacing = 1 1 1", "ElementSpacing = nan 1 1", "AFFINE"),
+        (".mha", "ElementSpacing = 1 1 1", "ElementSpacing = 1000 1 1", "SPACING"),
+        (".mha", "ElementSpacing = 1 1 1", "ElementSpacing = 1 1", "AFFINE"),
+        (".mha", "NDims = 3", "NDims = 2", "SHAPE"),
     ],
 )
-def test_nrrd_headers_that_cannot_be_trusted_are_refused(tmp_path, old, new, code):
-    path = tmp_path / "scan.nrrd"
-    geometry = Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), (4, 4, 4))
-    medseg.write(Volume(smooth_scan((4, 4, 4)).array, geometry), path)
+def test_headers_that_cannot_be_trusted_are_refused(tmp_path, suffix, old, new, code):
+    path = tmp_path / f"scan{suffix}"
+    in_lps = Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), (4, 4, 4))
+    medseg.write(Volume(smooth_scan((4, 4, 4)).array, in_lps), path)
     content = path.read_bytes()
     assert old.encode() in content
     path.write_bytes(content.replace(old.encode(), new.encode()))
     refused(path, code)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code"),
-    [
-        ("ElementDataFile = LOCAL", "ElementDataFile = /etc/passwd", "DETACHED"),
-        ("ElementDataFile = LOCAL", "ElementDataFile = LIST", "DETACHED"),
-        ("BinaryData = True", "BinaryData = False", "ENCODING"),
-        ("ElementType = MET_FLOAT", "ElementType = MET_FLOAT_ARRAY", "DATATYPE"),
-        ("ElementType = MET_FLOAT", "ElementNumberOfChannels = 3\nElementType = MET_FLOAT", "DATATYPE"),
-        ("ElementSpacing = 1 1 1", "ElementSpacing = 0 1 1", "SPACING"),
-        ("ElementSpacing = 1 1 1", "ElementSpacing = nan 1 1", "AFFINE"),
-        ("ElementSpacing = 1 1 1", "ElementSpacing = 1000 1 1", "SPACING"),
-        ("ElementSpacing = 1 1 1", "ElementSpacing = 1 1", "AFFINE"),
-        ("NDims = 3", "NDims = 2", "SHAPE"),
-    ],
-)
-def test_mha_headers_that_cannot_be_trusted_are_refused(tmp_path, old, new, code):
-    path = tmp_path / "scan.mha"
-    medseg.write(smooth_scan((4, 4, 4)), path)
-    content = path.read_bytes()
-    assert old.encode() in content
-    path.write_bytes(content.replace(old.encode(), new.encode()))
-    refused(path, code)
+HOSTILE = ["", "x", "nan", "-inf", "1e999", "-1", "0", "1,2", "(", ")", "none", "é", "1 2", "9" * 5000, "(1,0,0,0,0)"]
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".mha"])
+def test_no_word_of_a_header_can_be_more_than_refused(tmp_path, suffix):
+    sound, path = tmp_path / f"sound{suffix}", tmp_path / f"scan{suffix}"
+    medseg.write(tiny_labels(), sound)
+    header, body = re.split(rb"(?<=ElementDataFile = LOCAL)\n|\n\n", sound.read_bytes(), maxsplit=1)
+    words = re.findall(rb"[^ \n(),~^|]+", header)
+    assert len(words) > 20
+    for found in re.finditer(rb"[^ \n(),~^|]+", header):
+        for word in HOSTILE:
+            changed = header[: found.start()] + word.encode() + header[found.end() :]
+            path.write_bytes(changed + (b"\n" if suffix == ".mha" else b"\n\n") + body)
+            for read in (medseg.read, medseg.read_labels):
+                try:
+                    image = read(path)
+                except ScanError as error:
+                    assert "\n" not in str(error)
+                else:
+                    assert np.isfinite(image.geometry.affine).all()
 
 
 def test_headers_that_leave_the_place_open_are_read_with_a_warning(tmp_path):
@@ -242,12 +258,51 @@ def test_the_right_lung_lies_on_the_right():
     assert centres["right"][0] > centres["left"][0] + 100  # mm, x grows to the right
 
 
-def test_a_segment_that_names_no_value_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("Segment0_LabelValue:=1", "Segment0_LabelValue:=x", "segment 0"),
+        ("Segment0_LabelValue:=1", "Segment0_LabelValue:=" + "1" * 5000, "segment 0"),
+        ("Segment0_Layer:=0", "Segment0_Layer:=7", "a layer that it does not hold"),
+        ("Segment1_Name:=back", "Segment1_Name:=front part", "two segments"),
+    ],
+)
+def test_segments_that_cannot_be_told_apart_are_refused(tmp_path, old, new, said):
     path = tmp_path / "a.seg.nrrd"
     medseg.write(tiny_labels(), path)
-    path.write_bytes(path.read_bytes().replace(b"Segment0_LabelValue:=1", b"Segment0_LabelValue:=x"))
-    with pytest.raises(ScanError, match="segment 0"):
+    assert old.encode() in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
+    with pytest.raises(ScanError, match=said):
         medseg.read_labels(path)
+
+
+def layered(path, layers):
+    """Write layers of voxels, the segment of each being its value 1."""
+    keys = {}
+    for layer in range(len(layers)):
+        keys |= {
+            f"Segment{layer}_LabelValue": "1",
+            f"Segment{layer}_Layer": str(layer),
+            f"Segment{layer}_Name": "abc"[layer],
+        }
+    with Outputs() as outputs:
+        write_nrrd(Volume(layers, Geometry(np.eye(4), layers.shape[1:])), path, outputs, keys=keys)
+
+
+def test_layers_without_any_background_keep_their_segments(tmp_path):
+    layers = np.random.default_rng(0).integers(0, 3, (3, 4, 5, 6)).astype(np.uint8)
+    layers[0] += 1
+    layered(tmp_path / "a.seg.nrrd", layers)
+    labels = medseg.read_labels(tmp_path / "a.seg.nrrd")
+    for layer, name in enumerate("abc"):
+        assert np.array_equal(labels.mask(name), layers[layer] == 1)
+    assert labels.array.min() > 0
+
+
+def test_more_combinations_than_label_values_are_refused(tmp_path):
+    layered(tmp_path / "a.seg.nrrd", np.indices((300, 300, 1)).astype(np.uint16)[:2])
+    with pytest.raises(ScanError, match="combinations"):
+        medseg.read_labels(tmp_path / "a.seg.nrrd")
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from medseg.atomic import Outputs
 from medseg.errors import OutputError
 from medseg.gate import Gate
 from medseg.io.sniff import PICTURES, SUFFIXES, looks_like_scan, sniff, stem_of, suffix_of
+from medseg.io.voxels import whole
 from medseg.volume import LabelMap, Volume
 
 __all__ = [
@@ -76,8 +76,7 @@ def read_labels(path: str | os.PathLike[str]) -> LabelMap:
         if kind == "nrrd":
             from medseg.io.segments import read_segments
 
-            labels = read_segments(path)
-            return replace(labels, array=_whole(labels.array, path))
+            return read_segments(path)
         if kind in PICTURES:
             from medseg.io.raster import read_raster
 
@@ -86,7 +85,7 @@ def read_labels(path: str | os.PathLike[str]) -> LabelMap:
             scan = _read_as(kind, path, None)
         if len(scan.array) > 1:
             Gate(path).refuse("NOT_LABELS", "holds colours, not labels", "give a picture with one value per pixel")
-        return LabelMap(_whole(scan.array[0], path), scan.geometry, (), scan.source)
+        return LabelMap(whole(scan.array[0], Gate(path)), scan.geometry, (), scan.source)
 
 
 def write(image: Volume | LabelMap, path: str | os.PathLike[str]) -> None:
@@ -158,15 +157,6 @@ def _read_as(kind: str, path: Path, volume: int | None) -> Volume:
         case _:
             from medseg.io.raster import read_raster as reader
     return reader(path, volume=volume)
-
-
-def _whole(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.unsignedinteger[Any]]:
-    low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 65535 or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
-        Gate(path).refuse(
-            "NOT_LABELS", f"holds values from {low:g} to {high:g} that are not all whole labels", "give a label map"
-        )
-    return array.astype(np.min_scalar_type(int(high)), copy=False)
 
 
 @contextmanager

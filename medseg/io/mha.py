@@ -5,7 +5,6 @@ medseg reads header and voxels itself: SimpleITK returns damaged voxels without 
 
 from __future__ import annotations
 
-import re
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.atomic import Outputs
-from medseg.gate import Gate
+from medseg.gate import HINT_EXPORT, Gate
 from medseg.geometry import Geometry
 from medseg.io.stream import Stream, zlib_compress
+from medseg.io.text import LPS, declared_sizes, exact, numbers
 from medseg.io.voxels import in_file_order, read_voxels, scaled, storable
 from medseg.volume import LabelMap, Source, Volume
 
@@ -37,8 +37,6 @@ _DTYPES = {name: np.dtype(dtype) for dtype, name in _NAMES.items()} | {
     "MET_ULONG": np.dtype(np.uint32),
 }
 _MAX_HEADER = 1 << 20
-_HINT = "export the scan again from its source"
-_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def read_mha(path: Path, *, volume: int | None = None) -> Volume:
@@ -66,7 +64,7 @@ def read_mha(path: Path, *, volume: int | None = None) -> Volume:
         stored = read_voxels(stream, sizes, _dtype(fields, gate))[..., index]
         stream.finish()
     slope, intercept = (
-        _floats(fields.get(name, default), 1, name, gate)[0]
+        float(numbers(fields.get(name, default).split(), 1, name, gate)[0])
         for name, default in (("ElementToIntensityFunctionSlope", "1"), ("ElementToIntensityFunctionOffset", "0"))
     )
     array = scaled(stored, slope, intercept, gate)
@@ -78,8 +76,8 @@ def write_mha(image: Volume | LabelMap, path: Path, outputs: Outputs) -> None:
     array: npt.NDArray[Any] = image.array if image.array.ndim == 3 else np.moveaxis(image.array, 0, 3)
     array = array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
     geometry = image.geometry
-    direction: npt.NDArray[np.float64] = geometry.direction * _LPS[:, None]
-    origin, spacing = np.array(geometry.origin) * _LPS, np.array(geometry.spacing)
+    direction: npt.NDArray[np.float64] = geometry.direction * LPS[:, None]
+    origin, spacing = np.array(geometry.origin) * LPS, np.array(geometry.spacing)
     if array.ndim == 4:
         direction = np.pad(direction, (0, 1))
         direction[3, 3] = 1
@@ -110,7 +108,7 @@ def _header(file: BinaryIO, gate: Gate) -> dict[str, str]:
             gate.refuse("TRUNCATED", "ends within its header", "copy it again from the source")
         name, found, value = line.decode("utf-8", "replace").partition("=")
         if not found:
-            gate.refuse("HEADER", f"has the meaningless header line {name.strip()[:60]!r}", _HINT)
+            gate.refuse("HEADER", f"has the meaningless header line {name.strip()[:60]!r}", HINT_EXPORT)
         fields[name.strip()] = value.strip()
     if fields["ElementDataFile"] != "LOCAL":
         gate.refuse("DETACHED", "keeps its voxels in another file", "save it as one .mha file")
@@ -136,12 +134,8 @@ def _dtype(fields: dict[str, str], gate: Gate) -> np.dtype[Any]:
 
 
 def _sizes(fields: dict[str, str], gate: Gate) -> tuple[int, int, int, int]:
-    words = fields.get("DimSize", "").split()
-    if not all(re.fullmatch(r"[0-9]{1,18}", word) and int(word) for word in words) or not 2 <= len(words) <= 4:
-        gate.refuse("SHAPE", f"declares the impossible size {fields.get('DimSize', '')!r}", _HINT)
-    if fields.get("NDims") != str(len(words)):
-        gate.refuse("SHAPE", f"declares {fields.get('NDims')} axes and {len(words)} sizes", _HINT)
-    i, j, k, n = ([int(word) for word in words] + [1, 1])[:4]
+    i, j, *more = declared_sizes(fields.get("DimSize", ""), fields.get("NDims", ""), gate)
+    k, n = (*more, 1, 1)[:2]
     return i, j, k, n
 
 
@@ -158,12 +152,12 @@ def _geometry(fields: dict[str, str], sizes: tuple[int, int, int, int], gate: Ga
     )
     offset = _first(fields, ("Offset", "Position", "Origin"), axes, "the position", np.zeros(axes), gate)
     if (spacing == 0).any() or (spacing < 0).any():
-        gate.refuse("SPACING", f"has the spacing {_written(spacing)}", "repair the header, or " + _HINT)
+        gate.refuse("SPACING", f"has the spacing {_written(spacing)}", "repair the header, or " + HINT_EXPORT)
     used = min(axes, 3)
     affine = np.eye(4)
     affine[:used, :used] = (matrix.reshape(axes, axes).T * spacing)[:used, :used]
     affine[:used, 3] = offset[:used]
-    affine[:3] *= _LPS[:, None]
+    affine[:3] *= LPS[:, None]
     return gate.geometry(affine, sizes[:3])
 
 
@@ -172,20 +166,10 @@ def _first(
 ) -> npt.NDArray[np.float64]:
     for name in names:
         if name in fields:
-            return _floats(fields[name], count, name, gate)
+            return numbers(fields[name].split(), count, name, gate)
     gate.warn(f"the header does not give {what}; the format's default is used")
     return default
 
 
-def _floats(text: str, count: int, name: str, gate: Gate) -> npt.NDArray[np.float64]:
-    try:
-        values = np.array([float(word) for word in text.split()])
-    except ValueError:
-        values = np.empty(0)
-    if len(values) != count or not np.isfinite(values).all():
-        gate.refuse("AFFINE", f"says {name} = {text!r}, which is not {count} finite numbers", _HINT)
-    return values
-
-
 def _written(values: npt.ArrayLike) -> str:
-    return " ".join(f"{value + 0.0:.17g}" for value in np.asarray(values).tolist())
+    return " ".join(exact(values))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medseg.gate import Gate
+from medseg.gate import HINT_COPY, HINT_EXPORT, Gate
 from medseg.geometry import Geometry
 
 _NIFTI1 = np.dtype(
@@ -97,8 +97,6 @@ _FORMS = range(6)  # codes that the standard gives a meaning
 INTENT_LABEL = 1002
 NIFTI1_BYTES = _NIFTI1.itemsize
 NIFTI2_BYTES = _NIFTI2.itemsize
-HINT_EXPORT = "export the scan again from its source"
-HINT_COPY = "the file was cut off or damaged; copy it again from the source"
 
 
 @dataclass(frozen=True)

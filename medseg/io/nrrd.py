@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.atomic import Outputs
-from medseg.gate import Gate
+from medseg.gate import HINT_EXPORT, Gate
 from medseg.geometry import Geometry
 from medseg.io.stream import Stream, compress
+from medseg.io.text import LPS, declared_sizes, exact, numbers
 from medseg.io.voxels import in_file_order, read_voxels, scaled, storable
 from medseg.volume import LabelMap, Source, Volume
 
@@ -46,8 +47,6 @@ _TO_RAS = {
 _TO_MM = {"mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001}
 _SERIAL_KINDS = ("list", "time", "???", "none", "")
 _MAX_HEADER = 1 << 20
-_HINT = "export the scan again from its source"
-_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def load(path: Path) -> NrrdImage:
     with open(path, "rb") as file:
         fields, keys = _header(file, gate)
         dtype = _dtype(fields, gate)
-        sizes = _sizes(fields, gate)
+        sizes = declared_sizes(fields.get("sizes", ""), fields.get("dimension", ""), gate)
         serial = _serial_axis(fields, sizes, gate)
         geometry = _geometry(fields, sizes, serial, gate)
         stream = Stream(file, gate, compression="" if fields["encoding"] == "raw" else "gzip")
@@ -105,7 +104,7 @@ def write_nrrd(
     lists = array.ndim - 3
     if lists and len(array) == 1:
         array, lists = array[0], 0
-    vectors = [_written(image.geometry.affine[:3, axis] * _LPS) for axis in range(3)]
+    vectors = [_written(image.geometry.affine[:3, axis] * LPS) for axis in range(3)]
     lines = [
         "NRRD0004",
         f"type: {_NAMES[storable(array.dtype).name][0]}",
@@ -116,7 +115,7 @@ def write_nrrd(
         f"kinds: {' '.join(['list'] * lists + ['domain'] * 3)}",
         "endian: little",
         "encoding: gzip",
-        f"space origin: {_written(np.array(image.geometry.origin) * _LPS)}",
+        f"space origin: {_written(np.array(image.geometry.origin) * LPS)}",
         *(f"{name}:={_escaped(value)}" for name, value in (keys or {}).items()),
     ]
     header = ("\n".join(lines) + "\n\n").encode()
@@ -129,7 +128,7 @@ def _header(file: BinaryIO, gate: Gate) -> tuple[dict[str, str], dict[str, str]]
     file.readline(_MAX_HEADER)  # the magic, seen by whoever called this reader
     while line := file.readline(_MAX_HEADER).decode("utf-8", "replace").rstrip("\r\n"):
         if file.tell() > _MAX_HEADER:
-            gate.refuse("HEADER", "has a header of more than 1 MB", _HINT)
+            gate.refuse("HEADER", "has a header of more than 1 MB", HINT_EXPORT)
         if line.startswith("#"):
             continue
         if ":=" in line:
@@ -139,7 +138,7 @@ def _header(file: BinaryIO, gate: Gate) -> tuple[dict[str, str], dict[str, str]]
             name, value = line.split(":", 1)
             fields[name.strip().lower()] = value.strip()
         else:
-            gate.refuse("HEADER", f"has the meaningless header line {line[:60]!r}", _HINT)
+            gate.refuse("HEADER", f"has the meaningless header line {line[:60]!r}", HINT_EXPORT)
     if "data file" in fields or "datafile" in fields:
         gate.refuse("DETACHED", "keeps its voxels in another file", "save it as one .nrrd file")
     fields["encoding"] = {"gz": "gzip"}.get(encoding := fields.get("encoding", "").lower(), encoding)
@@ -156,17 +155,8 @@ def _dtype(fields: dict[str, str], gate: Gate) -> np.dtype[Any]:
         gate.refuse("DATATYPE", f"holds voxels of type {name!r}, not intensities", "export real-valued intensities")
     endian = fields.get("endian", "little" if _DTYPES[name].itemsize == 1 else "").lower()
     if endian not in ("little", "big"):
-        gate.refuse("HEADER", f"does not say its byte order (endian {endian!r})", _HINT)
+        gate.refuse("HEADER", f"does not say its byte order (endian {endian!r})", HINT_EXPORT)
     return _DTYPES[name].newbyteorder("<" if endian == "little" else ">")
-
-
-def _sizes(fields: dict[str, str], gate: Gate) -> tuple[int, ...]:
-    words = fields.get("sizes", "").split()
-    if not all(re.fullmatch(r"[0-9]{1,18}", word) and int(word) for word in words) or not 2 <= len(words) <= 4:
-        gate.refuse("SHAPE", f"declares the impossible sizes {fields.get('sizes', '')!r}", _HINT)
-    if fields.get("dimension") != str(len(words)):
-        gate.refuse("SHAPE", f"declares {fields.get('dimension')} axes and {len(words)} sizes", _HINT)
-    return tuple(int(word) for word in words)
 
 
 def _serial_axis(fields: dict[str, str], sizes: tuple[int, ...], gate: Gate) -> int | None:
@@ -174,9 +164,8 @@ def _serial_axis(fields: dict[str, str], sizes: tuple[int, ...], gate: Gate) -> 
     kinds = fields.get("kinds", "").lower().split() or [""] * len(sizes)
     directions = _vectors(fields["space directions"]) if "space directions" in fields else ["()"] * len(sizes)
     if len(kinds) != len(sizes) or len(directions) != len(sizes):
-        gate.refuse(
-            "HEADER", f"describes {len(kinds)} kinds and {len(directions)} directions for {len(sizes)} axes", _HINT
-        )
+        said = f"{len(kinds)} kinds and {len(directions)} directions for {len(sizes)} axes"
+        gate.refuse("HEADER", f"describes {said}", HINT_EXPORT)
     serial = [axis for axis, text in enumerate(directions) if text == "none"]
     if not serial and len(sizes) == 4:
         serial = [axis for axis, kind in enumerate(kinds) if kind in ("list", "time")] or [3]
@@ -192,31 +181,46 @@ def _serial_axis(fields: dict[str, str], sizes: tuple[int, ...], gate: Gate) -> 
 
 def _geometry(fields: dict[str, str], sizes: tuple[int, ...], serial: int | None, gate: Gate) -> Geometry:
     spatial = [axis for axis in range(len(sizes)) if axis != serial]
-    affine = np.eye(4)
-    if "space directions" in fields:
-        vectors = _vectors(fields["space directions"])
-        for column, axis in enumerate(spatial):
-            vector = _floats(vectors[axis], gate)
-            affine[: len(vector), column] = vector
-        origin = _floats(fields.get("space origin", "(0,0,0)"), gate)
-        affine[: len(origin), 3] = origin
-        flips = _TO_RAS.get(fields.get("space", "").lower())
-        if flips is None:
-            gate.warn(f"the space {fields.get('space', '')!r} is not a patient's; its axes are taken as left, back, up")
-            flips = (-1, -1, 1)
-        affine[:3] *= np.array(flips)[:, None]
-    else:
-        gate.warn("the header does not say how the scan lies in the patient; i, j, k are taken as left, back, up")
-        spacings = fields.get("spacings", "").split()
-        for column, axis in enumerate(spatial):
-            value = _floats(spacings[axis], gate)[0] if axis < len(spacings) else float("nan")
-            if np.isnan(value):
-                gate.warn("the header gives no spacing to every axis; 1 mm is assumed")
-            affine[column, column] = 1.0 if np.isnan(value) else value
-        affine[:3] *= _LPS[:, None]
+    affine = _affine(fields, spatial, gate) if "space directions" in fields else _unplaced(fields, spatial, gate)
     _apply_units(fields, affine, gate)
     shape = [sizes[axis] for axis in spatial] + [1] * (3 - len(spatial))
     return gate.geometry(affine, (shape[0], shape[1], shape[2]))
+
+
+def _affine(fields: dict[str, str], spatial: list[int], gate: Gate) -> npt.NDArray[np.float64]:
+    vectors = [_vectors(fields["space directions"])[axis] for axis in spatial]
+    count = vectors[0].count(",") + 1
+    if not len(spatial) <= count <= 3:
+        gate.refuse("AFFINE", f"gives {len(spatial)} axes directions of {count} numbers", HINT_EXPORT)
+    affine = np.eye(4)
+    for column, vector in enumerate(vectors):
+        affine[:count, column] = _vector(vector, count, "space directions", gate)
+    if len(spatial) == 2:
+        normal = np.cross(affine[:3, 0], affine[:3, 1])
+        affine[:3, 2] = normal / (np.linalg.norm(normal) or 1)
+    if "space origin" in fields:
+        affine[:count, 3] = _vector(fields["space origin"], count, "space origin", gate)
+    else:
+        gate.warn("the header does not give the position; 0 is used")
+    flips = _TO_RAS.get(fields.get("space", "").lower())
+    if flips is None:
+        gate.warn(f"the space {fields.get('space', '')!r} is not a patient's; its axes are taken as left, back, up")
+    affine[:3] *= np.array(flips or LPS)[:, None]
+    return affine
+
+
+def _unplaced(fields: dict[str, str], spatial: list[int], gate: Gate) -> npt.NDArray[np.float64]:
+    """Return the affine of a scan whose header gives spacings at most."""
+    gate.warn("the header does not say how the scan lies in the patient; i, j, k are taken as left, back, up")
+    words = fields.get("spacings", "").split()
+    affine = np.eye(4)
+    for column, axis in enumerate(spatial):
+        if axis < len(words) and words[axis].lower() != "nan":
+            affine[column, column] = numbers([words[axis]], 1, "spacings", gate)[0]
+        else:
+            gate.warn("the header gives no spacing to every axis; 1 mm is assumed")
+    affine[:3] *= LPS[:, None]
+    return affine
 
 
 def _apply_units(fields: dict[str, str], affine: npt.NDArray[np.float64], gate: Gate) -> None:
@@ -233,15 +237,12 @@ def _vectors(text: str) -> list[str]:
     return re.findall(r"none|\([^)]*\)", text)
 
 
-def _floats(text: str, gate: Gate) -> list[float]:
-    try:
-        return [float(word) for word in text.strip("() ").split(",")]
-    except ValueError:
-        gate.refuse("AFFINE", f"has the position {text!r}, which is no vector", _HINT)
+def _vector(text: str, count: int, name: str, gate: Gate) -> npt.NDArray[np.float64]:
+    return numbers(text.strip("() ").split(","), count, name, gate)
 
 
 def _written(vector: npt.NDArray[np.float64]) -> str:
-    return "(" + ",".join(f"{value + 0.0:.17g}" for value in vector) + ")"
+    return f"({','.join(exact(vector))})"
 
 
 def _escaped(value: str) -> str:

@@ -16,11 +16,15 @@ import numpy.typing as npt
 from medseg.atomic import Outputs
 from medseg.gate import Gate
 from medseg.io import nrrd
+from medseg.io.voxels import MAX_LABEL, whole
 from medseg.plan import Code, Label
 from medseg.volume import LabelMap, Volume
 
+Voxels = npt.NDArray[np.unsignedinteger[Any]]
+
 _CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _ANATOMIC = "Anatomic codes - DICOM master list"
+_HINT = "save the segmentation again in 3D Slicer"
 _CATEGORY = Code(value="123037004", meaning="Anatomical Structure")
 
 
@@ -51,31 +55,36 @@ def read_segments(path: Path) -> LabelMap:
     """
     image = nrrd.load(path)
     gate = Gate(path)
+    layers = whole(image.array, gate)
     found = _segments(image.keys, gate)
     if not found:
-        if len(image.array) > 1:
-            gate.choose_volume(None, len(image.array))
-        return LabelMap(image.array[0], image.geometry, (), image.source)
-    if any(layer >= len(image.array) for _, layer in found):
-        gate.refuse("HEADER", "names a layer that it does not hold", "save the segmentation again in 3D Slicer")
-    if len(image.array) == 1:
-        return LabelMap(image.array[0], image.geometry, tuple(label for label, _ in found), image.source)
-    atoms, array = _combinations(image.array)
+        gate.choose_volume(None, len(layers))
+        return LabelMap(layers[0], image.geometry, (), image.source)
+    if any(layer >= len(layers) for _, layer in found):
+        gate.refuse("HEADER", "names a layer that it does not hold", _HINT)
+    if len(layers) == 1:
+        return LabelMap(layers[0], image.geometry, tuple(label for label, _ in found), image.source)
+    rows, array = _combinations(layers, gate)
     labels = tuple(
-        label.model_copy(update={"atoms": tuple(int(n) for n in np.flatnonzero(atoms[:, layer] == label.value))})
+        label.model_copy(update={"atoms": tuple(int(n) for n in np.flatnonzero(rows[:, layer] == label.value))})
         for label, layer in found
     )
     return LabelMap(array, image.geometry, labels, image.source)
 
 
-def _combinations(layers: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint16]]:
+def _combinations(layers: Voxels, gate: Gate) -> tuple[Voxels, Voxels]:
     """Return the distinct tuples of layer values (atom n is row n, row 0 background) and an atom per voxel."""
-    flat = layers.reshape(len(layers), -1)
-    rows, inverse = np.unique(flat, axis=1, return_inverse=True)
-    if rows[:, 0].any():  # no background voxel at all
-        rows = np.concatenate([np.zeros((len(layers), 1), rows.dtype), rows], axis=1)
-        inverse = inverse + 1
-    return rows.T, inverse.reshape(layers.shape[1:]).astype(np.uint16)
+    rows = np.zeros((1, 0), layers.dtype)
+    atoms = np.zeros(layers.shape[1:], np.uint16)
+    for layer in layers:
+        keys = atoms.astype(np.int64) * (MAX_LABEL + 1) + layer
+        kept, inverse = np.unique(np.append(0, keys), return_inverse=True)  # background is there in any case
+        if len(kept) > MAX_LABEL + 1:
+            gate.refuse("NOT_LABELS", f"holds more than {MAX_LABEL} combinations of segments", _HINT)
+        before, value = np.divmod(kept, MAX_LABEL + 1)
+        rows = np.concatenate([rows[before], value[:, None].astype(layers.dtype)], axis=1)
+        atoms = inverse[1:].reshape(layer.shape).astype(np.uint16)
+    return rows, atoms
 
 
 def _layers(labels: tuple[Label, ...]) -> list[list[Label]]:
@@ -125,34 +134,40 @@ def _triple(code: Code | None) -> str:
 
 def _segments(keys: dict[str, str], gate: Gate) -> list[tuple[Label, int]]:
     numbers = sorted(int(m[1]) for key in keys if (m := re.fullmatch(r"Segment(\d{1,6})_LabelValue", key)))
-    found = []
+    found: list[tuple[Label, int]] = []
     for number in numbers:
         get = {
             part: keys.get(f"Segment{number}_{part}", "") for part in ("LabelValue", "Layer", "Name", "Color", "Tags")
         }
-        if not (
-            get["LabelValue"].isdecimal() and 0 < int(get["LabelValue"]) < 65536 and (get["Layer"] or "0").isdecimal()
-        ):
-            gate.refuse(
-                "HEADER", f"gives segment {number} no valid label value or layer", "save the segmentation again"
-            )
+        value, layer = (_small(get[part]) for part in ("LabelValue", "Layer"))
+        if not value or layer is None:
+            gate.refuse("HEADER", f"gives segment {number} no valid label value or layer", _HINT)
         code, modifier = _codes(get["Tags"])
-        label = Label(
-            value=int(get["LabelValue"]),
-            name=get["Name"] or f"segment {number}",
-            color=_color(get["Color"]),
-            code=code,
-            modifier=modifier,
-        )
-        found.append((label, int(get["Layer"] or 0)))
+        name = get["Name"] or f"segment {number}"
+        if any(name == label.name for label, _ in found):
+            gate.refuse("HEADER", f"gives the name {name!r} to two segments", "rename one in 3D Slicer")
+        label = Label(value=value, name=name, color=_color(get["Color"]), code=code, modifier=modifier)
+        found.append((label, layer))
     return found
 
 
-def _color(text: str) -> tuple[int, int, int] | None:
-    parts = re.findall(r"[0-9.]+(?:[eE]-?[0-9]+)?", text)
-    if len(parts) != 3:
+def _small(text: str) -> int | None:
+    """Return a label value or layer; 0 where the key is missing, None where it is no such number."""
+    if not re.fullmatch(r"[0-9]{0,5}", text):
         return None
-    red, green, blue = (min(255, round(float(part) * 255)) for part in parts)
+    number = int(text or 0)
+    return number if number <= MAX_LABEL else None
+
+
+def _color(text: str) -> tuple[int, int, int] | None:
+    """Return a colour of three fractions; None, a colour of medseg's choice, where there is none."""
+    try:
+        parts = [float(part) for part in text.split()]
+    except ValueError:
+        return None
+    if len(parts) != 3 or not all(0 <= part <= 1 for part in parts):
+        return None
+    red, green, blue = (round(part * 255) for part in parts)
     return red, green, blue
 
 

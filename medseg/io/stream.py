@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal
 
 from isal import igzip, isal_zlib
 
-from medseg.gate import MAX_TRAILING, Gate, readable
+from medseg.gate import HINT_COPY, MAX_TRAILING, Gate, readable
 
 GZIP_MAGIC = b"\x1f\x8b"
 Compression = Literal["", "gzip", "zlib"]
@@ -26,7 +26,6 @@ Compression = Literal["", "gzip", "zlib"]
 _CHUNK = 1 << 22
 _LEVEL = 2  # of isal: within 1 % of level 3 in size, faster
 _THREADS = 2
-_HINT_COPY = "copy the file again from the source"
 
 
 class Stream:
@@ -62,7 +61,7 @@ class Stream:
         got = self._fill(target)
         if got < len(target):
             self._gate.refuse(
-                "TRUNCATED", f"ends after {readable(got)} of {readable(len(target))} of voxels", _HINT_COPY
+                "TRUNCATED", f"ends after {readable(got)} of {readable(len(target))} of voxels", HINT_COPY
             )
 
     def skip(self, count: int) -> None:
@@ -97,9 +96,9 @@ class Stream:
                     break
                 position += got
         except EOFError:
-            self._gate.refuse("TRUNCATED", "its compressed stream ends early", _HINT_COPY)
+            self._gate.refuse("TRUNCATED", "its compressed stream ends early", HINT_COPY)
         except (_ISAL_ERROR, zlib.error, gzip.BadGzipFile) as error:
-            self._gate.refuse("CHECKSUM", f"its compressed stream is damaged ({error})", _HINT_COPY)
+            self._gate.refuse("CHECKSUM", f"its compressed stream is damaged ({error})", HINT_COPY)
         return position
 
 

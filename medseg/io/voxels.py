@@ -12,6 +12,7 @@ import numpy.typing as npt
 from medseg.gate import Gate, blocks
 from medseg.io.stream import Stream
 
+MAX_LABEL = 65535
 _SLAB = 1 << 20  # bytes that are brought into file order at a time
 
 
@@ -43,6 +44,16 @@ def scaled(stored: npt.NDArray[Any], slope: float, intercept: float, gate: Gate)
     if out.dtype.kind == "f":
         gate.finite(out)
     return out
+
+
+def whole(array: npt.NDArray[Any], gate: Gate) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Return voxels as the smallest unsigned type that holds them, or refuse what is no map of labels."""
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > MAX_LABEL or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        gate.refuse(
+            "NOT_LABELS", f"holds values from {low:g} to {high:g} that are not all whole labels", "give a label map"
+        )
+    return array.astype(np.min_scalar_type(int(high)), copy=False)
 
 
 def storable(dtype: np.dtype[Any]) -> np.dtype[Any]:
