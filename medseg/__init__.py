@@ -26,18 +26,7 @@ _HOME = {
     "write": "medseg.io",
 }
 
-__all__ = [
-    "Bundle",
-    "Geometry",
-    "LabelMap",
-    "MedsegError",
-    "Plan",
-    "Predictor",
-    "Volume",
-    "read",
-    "read_labels",
-    "write",
-]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,15 +10,3 @@ from medseg.volume import LabelMap as LabelMap
 from medseg.volume import Volume as Volume
 
 __version__: str
-__all__ = [
-    "Bundle",
-    "Geometry",
-    "LabelMap",
-    "MedsegError",
-    "Plan",
-    "Predictor",
-    "Volume",
-    "read",
-    "read_labels",
-    "write",
-]

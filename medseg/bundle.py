@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +73,14 @@ class Bundle:
     header: Header
     members: tuple[Weights, ...]
     sha256: str = ""
+
+    @classmethod
+    def of(
+        cls, members: Sequence[Weights], *, plan: Plan, card: Card, fingerprint: Fingerprint | None = None
+    ) -> Bundle:
+        """Return a new model from the weights of its networks and what a user must know of it."""
+        header = Header(format=FORMAT, members=len(members), card=card, plan=plan, fingerprint=fingerprint)
+        return cls(header, tuple(members))
 
     @property
     def plan(self) -> Plan:

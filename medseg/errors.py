@@ -7,6 +7,7 @@ MedsegError
 ├── PlanError         a plan that contradicts itself or the scan (ValueError)
 ├── BundleError       a model file that is damaged, hostile or unknown (ValueError)
 ├── UsageError        arguments that do not fit together (ValueError)
+├── Refused           a result that the quality check refuses, for a strict user (ValueError)
 ├── DeviceError       a device that is not there (RuntimeError)
 └── OutputError       a result that cannot be written (OSError)
 """
@@ -55,6 +56,10 @@ class BundleError(MedsegError, ValueError):
 
 class UsageError(MedsegError, ValueError):
     """Arguments that do not fit together."""
+
+
+class Refused(MedsegError, ValueError):
+    """A result that the quality check refuses, where the user asked to be strict."""
 
 
 class DeviceError(MedsegError, RuntimeError):

@@ -143,6 +143,17 @@ def restore(logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry) -> 
     return np.asfortranarray(restored)
 
 
+def restore_labels(
+    logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry, plan: Plan
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Return the label values of `plan` on `onto`, where `restore` returns channel numbers."""
+    values = np.array([0, *(label.value for label in plan.labels)])
+    found: npt.NDArray[np.unsignedinteger[Any]] = values.astype(np.min_scalar_type(values.max()))[
+        restore(logits, grid, onto)
+    ]
+    return found
+
+
 def restore_probabilities(logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry) -> npt.NDArray[np.float32]:
     """Return the softmax (L, I, J, K) of the interpolated logits on `onto`; outside `grid` background has 1.
 

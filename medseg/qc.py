@@ -59,6 +59,7 @@ class Measures:
     spacing_mm: tuple[float, float, float]
     extent_mm: tuple[float, float, float]
     intensity: dict[str, float]
+    voxels: dict[str, int]
     volume_ml: dict[str, float]
     components: dict[str, int]
 
@@ -72,15 +73,16 @@ def measure(prepared: Prepared, labels: LabelMap, plan: Plan) -> Measures:
         spacing_mm=oriented.spacing,
         extent_mm=oriented.extent,
         intensity=_intensity(prepared),
+        voxels=counts,
         volume_ml={name: count * scan.voxel_volume / 1000 for name, count in counts.items()},
         components={name: count_pieces(labels, name) for name in counts},
     )
 
 
 def fingerprint(cases: Iterable[Measures]) -> Fingerprint:
-    """Return the ranges that the measures of all training cases span; an absent label does not count."""
+    """Return the ranges that the measures of all training cases span; cases without a label do not count for it."""
     seen = list(cases)
-    names = seen[0].volume_ml
+    names = [name for name in seen[0].volume_ml if any(case.volume_ml[name] for case in seen)]
     return Fingerprint(
         cases=len(seen),
         spacing_mm=_ranges(np.array([case.spacing_mm for case in seen])),

@@ -30,7 +30,7 @@ from monai.transforms import (
 from medseg.errors import GeometryError
 from medseg.geometry import Geometry, tuple_of_three
 from medseg.plan import Plan
-from medseg.prepare import prepare, restore
+from medseg.prepare import prepare, restore_labels
 from medseg.volume import Volume
 
 _SCAN_AFFINE = "medseg_scan_affine"
@@ -70,7 +70,7 @@ class PrepareScand(MapTransform):
 
 
 class RestoreLabelsd(MapTransform):
-    """Bring logits back to the grid of the scan they came from, as label values: `medseg.prepare.restore`.
+    """Bring logits back to the grid of the scan they came from, as label values: `medseg.prepare.restore_labels`.
 
     Parameters
     ----------
@@ -95,10 +95,9 @@ class RestoreLabelsd(MapTransform):
         prepared = result[self.scan_key]
         grid = Geometry(_affine(prepared), tuple_of_three(prepared.shape[1:]))
         onto = Geometry(prepared.meta[_SCAN_AFFINE], prepared.meta[_SCAN_SHAPE])
-        values = np.array([0, *(label.value for label in self.plan.labels)])
         for key in self.key_iterator(result):
             logits = torch.as_tensor(result[key]).float().cpu().numpy()
-            labels = values.astype(np.min_scalar_type(values.max()))[restore(logits, grid, onto)]
+            labels = restore_labels(logits, grid, onto, self.plan)
             result[key] = MetaTensor(torch.from_numpy(labels[None]), affine=torch.from_numpy(onto.affine.copy()))
         return result
 

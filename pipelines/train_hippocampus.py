@@ -16,32 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from medseg import Bundle, Plan, Predictor
-from medseg.bundle import FORMAT, Card, Header
+from medseg.bundle import Card
 from medseg.plan import Fingerprint
 from medseg.prepare import prepare
 from medseg.qc import fingerprint, measure
 from medseg.training import Case, Recipe, fit, prepare_sample, read_decathlon, select
 
 HIPPOCAMPUS = {"value": "5366008", "meaning": "Hippocampus"}
+ANTERIOR = {"value": "255549009", "meaning": "Anterior"}
+POSTERIOR = {"value": "255551008", "meaning": "Posterior"}
 PLAN = Plan.parse(
     {
         "axes": 3,
         "channels": [{"name": "t1", "intensity": {"kind": "zscore"}}],
         "labels": [
-            {
-                "value": 1,
-                "name": "anterior",
-                "color": [230, 110, 60],
-                "code": HIPPOCAMPUS,
-                "modifier": {"value": "255549009", "meaning": "Anterior"},
-            },
-            {
-                "value": 2,
-                "name": "posterior",
-                "color": [70, 150, 230],
-                "code": HIPPOCAMPUS,
-                "modifier": {"value": "255551008", "meaning": "Posterior"},
-            },
+            {"value": 1, "name": "anterior", "color": [230, 110, 60], "code": HIPPOCAMPUS, "modifier": ANTERIOR},
+            {"value": 2, "name": "posterior", "color": [70, 150, 230], "code": HIPPOCAMPUS, "modifier": POSTERIOR},
         ],
         "spacing": [1, 1, 1],
         "patch": [40, 56, 40],
@@ -80,8 +70,8 @@ def main() -> None:
     samples = [prepare_sample(case, PLAN) for case in cases]
     weights = fit(samples, PLAN, Recipe(steps=options.steps), device=options.device, on_step=report)
     scores = json.loads(options.scores.read_text()) if options.scores else {}
-    header = Header(format=FORMAT, members=1, card=card(len(cases), scores), plan=PLAN, fingerprint=look_at(cases))
-    Bundle(header, (weights,)).save(options.output)
+    bundle = Bundle.of([weights], plan=PLAN, card=card(len(cases), scores), fingerprint=look_at(cases))
+    bundle.save(options.output)
     print(f"wrote {options.output}")
     if held_out:
         scored = score(Predictor.load(options.output, device=options.device), held_out)

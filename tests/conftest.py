@@ -12,7 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from medseg.bundle import FORMAT, Bundle, Card, Header
+from medseg.bundle import Bundle, Card
 from medseg.geometry import AxisOrder, Geometry
 from medseg.plan import Fingerprint, Plan
 from medseg.volume import Volume
@@ -55,8 +55,7 @@ def random_bundle(*, seed: int = 0, members: int = 1, fingerprint: Fingerprint |
     for member in range(members):
         torch.manual_seed(seed + member)
         weights.append({name: tensor.numpy() for name, tensor in new_network(plan).state_dict().items()})
-    header = Header(format=FORMAT, members=members, card=CARD, plan=plan, fingerprint=fingerprint)
-    return Bundle(header, tuple(weights))
+    return Bundle.of(weights, plan=plan, card=CARD, fingerprint=fingerprint)
 
 
 def smooth_scan(shape=(20, 24, 18), *, seed: int = 0, spacing=(1.0, 1.0, 1.0), dtype=np.float32) -> Volume:

@@ -20,6 +20,7 @@ def measures(**changes) -> Measures:
         "spacing_mm": (1.0, 1.0, 1.0),
         "extent_mm": (40.0, 50.0, 60.0),
         "intensity": {"smoothness": 0.9},
+        "voxels": {"front": 2000, "back": 3000},
         "volume_ml": {"front": 2.0, "back": 3.0},
         "components": {"front": 1, "back": 1},
     }
@@ -110,6 +111,12 @@ def test_the_fingerprint_spans_the_cases_and_leaves_out_absent_labels():
     assert seen.labels["back"].components.high == 2
 
 
+def test_a_label_that_no_case_has_is_not_in_the_fingerprint():
+    seen = fingerprint([measures(volume_ml={"front": 0.0, "back": 9.0}, components={"front": 0, "back": 1})])
+    assert set(seen.labels) == {"back"}
+    assert verdict(trained_on=seen, found=measures(volume_ml={"front": 1.0, "back": 9.0})).verdict == "ok"
+
+
 @pytest.mark.parametrize("order", ORDERS[::5])
 def test_the_measures_do_not_depend_on_the_stored_order(order):
     plan = Plan.parse(PLAN)
@@ -126,6 +133,7 @@ def test_the_measures_do_not_depend_on_the_stored_order(order):
     assert np.allclose(there.extent_mm, here.extent_mm)
     assert there.volume_ml == pytest.approx(here.volume_ml)
     assert there.components == here.components
+    assert there.voxels == here.voxels == {"front": 3 * 5 * 3, "back": 2 * 5 * 3}
 
 
 def test_smoothness_tells_tissue_from_noise():

@@ -9,12 +9,12 @@ from conftest import ORDERS, smooth_scan
 from PIL import Image
 
 import medseg
-from medseg.errors import OutputError, UsageError
+from medseg.errors import OutputError, Refused, UsageError
 from medseg.geometry import Geometry
 from medseg.inference import Predictor
 from medseg.plan import Label
 from medseg.qc import Measures, fingerprint
-from medseg.report.delivery import Refused, deliver
+from medseg.report.delivery import deliver
 from medseg.report.job import FORMATS, Job, check_distinct, plan_targets
 from medseg.report.picture import _planes, draw
 from medseg.volume import LabelMap, Volume
@@ -76,6 +76,15 @@ def test_a_slice_and_a_picture_are_shown_once():
     assert picture(scan, labels).width == picture(*case((20, 24, 18))).width * 2 // 3 + 5
     flat = Geometry(np.eye(4), (20, 24, 1), physical=False)
     assert picture(Volume(scan.array, flat), LabelMap(labels.array, flat, LABELS)).width < 800
+
+
+def test_a_legend_of_many_labels_is_drawn_whole():
+    scan, labels = case()
+    many = tuple(Label(value=value, name=f"label {value}") for value in range(1, 301))
+    labels = LabelMap(labels.array, scan.geometry, many)
+    image = picture(scan, labels, legend=[label.name for label in many], verdict="refuse", notes=["why"] * 9)
+    assert share_of(image, many[-1].rgb) * image.width * image.height > 100  # the last box of the legend
+    assert share_of(image, (0, 0, 0)) < 0.01  # nothing beyond the sheet, which is not quite black
 
 
 def test_a_constant_scan_and_long_texts_can_be_drawn():
@@ -148,7 +157,7 @@ def test_the_report_has_every_key(ready):
 
 def test_a_strict_user_gets_no_file_of_a_refused_result(ready, bundle_file):
     _, job, out = ready
-    trained_on = fingerprint([Measures((9.0,) * 3, (9.0,) * 3, {"smoothness": 0.0}, {}, {})])
+    trained_on = fingerprint([Measures((9.0,) * 3, (9.0,) * 3, {"smoothness": 0.0}, {}, {}, {})])
     predictor = Predictor.load(bundle_file("other.safetensors", fingerprint=trained_on), device="cpu")
     with pytest.raises(Refused, match="quality check"):
         deliver(job, predictor, strict=True)

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 from conftest import PLAN, random_bundle, smooth_scan
+from torch import nn
 
 import medseg
 from medseg.bundle import Bundle
 from medseg.errors import UsageError
 from medseg.geometry import Geometry
 from medseg.inference import Predictor
+from medseg.networks import ARCHITECTURES
 from medseg.plan import Plan
 from medseg.training import Recipe, Sample, fit, prepare_sample, read_decathlon, select
 from medseg.volume import LabelMap, Volume
@@ -93,6 +95,21 @@ def test_the_same_seed_gives_the_same_weights(axes):
     one, two, other = (fit(samples, plan, Recipe(steps=3, seed=seed)) for seed in (1, 1, 2))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_running_statistics_of_a_norm_are_part_of_the_weights(monkeypatch):
+    class Normed(nn.Sequential):
+        divisor = (1, 1, 1)
+
+        def __init__(self, axes, in_channels, out_channels):
+            super().__init__(nn.Conv3d(in_channels, out_channels, 1), nn.BatchNorm3d(out_channels))
+
+    monkeypatch.setitem(ARCHITECTURES, "normed", Normed)
+    plan = Plan.parse({**TINY.model_dump(), "network": {"architecture": "normed"}})
+    scan, labels = ball()
+    weights = fit([Sample(scan.array, labels.array[None])], plan, Recipe(steps=2))
+    assert weights["1.num_batches_tracked"] == 2
+    assert (weights["1.running_mean"] != 0).all()
 
 
 def test_the_loop_leaves_monais_settings_as_they_were():

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.progress import Style, shown
+from medseg.cli.progress import Display, Style, shown
 from medseg.errors import MedsegError, ScanError
 
 Report = dict[str, Any]
@@ -80,30 +80,33 @@ def predict(
 
     predictor = Predictor(bundle, device=device, threads=threads)
     lines: list[Report] = []
-    failed = 0
     with shown(progress, len(jobs)) as display:
         for number, job in enumerate(jobs):
-            path = job.scan[0]
             try:
-                report = deliver(job, predictor, strict=strict, progress=display.of(path, number))
+                report = deliver(job, predictor, strict=strict, progress=display.of(job.scan[0], number))
             except Exception as error:  # a bug met by one scan is said and counted, and the next scans still get done
                 if debug:
                     raise
-                failed += 1
-                report = _failure(path, error)
-                display.say(_error_line(report), sys.stderr)
-            else:
-                for line in _warning_lines(report):
-                    display.say(line, sys.stderr)
-                display.say(_result_lines(report), sys.stderr if json_to == "-" else sys.stdout)
+                report = _failure(job.scan[0], error)
             lines.append(report)
-            if json_to == "-":
-                display.say(json.dumps(report, ensure_ascii=False), sys.stdout)
+            _tell(report, display, as_json=json_to == "-")
     if json_to and json_to != "-":
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_atomic(Path(json_to), [text.encode("utf-8", "backslashreplace")])
-    if failed:
+    if failed := sum("error" in line for line in lines):
         raise typer.Exit(2 if failed == len(jobs) else 1)
+
+
+def _tell(report: Report, display: Display, *, as_json: bool) -> None:
+    """Say what came of one scan: results on standard output (a line of JSON if asked for), all else on stderr."""
+    if "error" in report:
+        display.say(_error_line(report), sys.stderr)
+    else:
+        for line in _warning_lines(report):
+            display.say(line, sys.stderr)
+        display.say(_result_lines(report), sys.stderr if as_json else sys.stdout)
+    if as_json:
+        display.say(json.dumps(report, ensure_ascii=False), sys.stdout)
 
 
 def _failure(path: Path, error: Exception) -> Report:

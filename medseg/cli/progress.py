@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from medseg.progress import Progress, silent
+from medseg.progress import Progress
 
 STAGES = {"read": 0.05, "prepare": 0.05, "network": 0.7, "restore": 0.1, "check": 0.02, "write": 0.04, "picture": 0.04}
 
@@ -30,9 +31,12 @@ class Display:
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def of(self, path: Path, number: int) -> Progress:  # noqa: ARG002 - the others need it
+    def of(self, path: Path, number: int) -> Progress:
         """Return what to call with the progress of a scan; `number` counts from 0."""
-        return silent
+        return partial(self.show, path, number)
+
+    def show(self, path: Path, number: int, stage: str, done: float) -> None:
+        """Show how far a stage of a scan is."""
 
     def say(self, text: str, to: TextIO) -> None:
         """Print lines between two scans."""
@@ -42,29 +46,22 @@ class Display:
 class _Plain(Display):
     """A line for each stage that begins, and for each tenth of the network's work."""
 
-    def of(self, path: Path, number: int) -> Progress:
-        said = ""
+    _said = ""
 
-        def update(stage: str, done: float) -> None:
-            nonlocal said
-            line = f"[{number + 1}/{self.count}] {path.name}: {stage}"
-            line += f" {int(done * 10) * 10}%" if stage == "network" else ""
-            if line != said:
-                said = line
-                print(line, file=sys.stderr, flush=True)
-
-        return update
+    def show(self, path: Path, number: int, stage: str, done: float) -> None:
+        line = f"[{number + 1}/{self.count}] {path.name}: {stage}"
+        line += f" {int(done * 10) * 10}%" if stage == "network" else ""
+        if line != self._said:
+            self._said = line
+            print(line, file=sys.stderr, flush=True)
 
 
 class _JsonLines(Display):
     """One JSON object for each step."""
 
-    def of(self, path: Path, number: int) -> Progress:
-        def update(stage: str, done: float) -> None:
-            line = {"event": "progress", "scan": str(path), "number": number + 1, "of": self.count, "stage": stage}
-            print(json.dumps({**line, "fraction": round(_overall(stage, done), 4)}), file=sys.stderr, flush=True)
-
-        return update
+    def show(self, path: Path, number: int, stage: str, done: float) -> None:
+        line = {"event": "progress", "scan": str(path), "number": number + 1, "of": self.count, "stage": stage}
+        print(json.dumps({**line, "fraction": round(_overall(stage, done), 4)}), file=sys.stderr, flush=True)
 
 
 class _Bar(Display):
@@ -81,12 +78,8 @@ class _Bar(Display):
         self.bars = Bars(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         self.task = self.bars.add_task("", total=count)
 
-    def of(self, path: Path, number: int) -> Progress:
-        def update(stage: str, done: float) -> None:
-            completed = number + _overall(stage, done)
-            self.bars.update(self.task, completed=completed, description=f"{path.name}: {stage}")
-
-        return update
+    def show(self, path: Path, number: int, stage: str, done: float) -> None:
+        self.bars.update(self.task, completed=number + _overall(stage, done), description=f"{path.name}: {stage}")
 
     def say(self, text: str, to: TextIO) -> None:
         self.bars.stop()

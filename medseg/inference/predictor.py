@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from medseg.inference import device as devices
 from medseg.inference.network import load_network
 from medseg.inference.sliding import slide
 from medseg.postprocess import clean
-from medseg.prepare import Prepared, prepare, restore, restore_probabilities
+from medseg.prepare import Prepared, prepare, restore_labels, restore_probabilities
 from medseg.progress import Progress, silent, timed
 from medseg.volume import LabelMap, Volume
 
@@ -118,9 +117,7 @@ class Predictor:
                 progress=lambda done: progress("network", done),
             )
         with timed("restore", seconds, progress):
-            channels = restore(logits, prepared.geometry, scan.geometry)
-            values = np.array([0, *(label.value for label in plan.labels)])
-            array = values.astype(np.min_scalar_type(values.max()))[channels]
+            array = restore_labels(logits, prepared.geometry, scan.geometry, plan)
             labels, removed = clean(LabelMap(array, scan.geometry, plan.labels, scan.source), plan.largest_component)
             shares = None
             if probabilities:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg.atomic import Outputs
-from medseg.errors import MedsegError
+from medseg.errors import Refused
 from medseg.inference import Predictor
 from medseg.io import read, save
 from medseg.progress import Progress, silent, timed
@@ -14,10 +14,6 @@ from medseg.report.job import FORMATS, Job
 from medseg.report.picture import draw
 from medseg.report.record import Record, as_json, record, rounded, size_line
 from medseg.volume import LabelMap, Volume, stack_channels
-
-
-class Refused(MedsegError, ValueError):
-    """A result that the quality check refuses, where the user asked to be strict."""
 
 
 def deliver(
@@ -58,16 +54,8 @@ def deliver(
                     save(labels, target, outputs)
                 elif kind == "probabilities" and prediction.probabilities:
                     save(prediction.probabilities, target, outputs)
-        data = record(
-            scan,
-            labels,
-            bundle,
-            verdict,
-            path=job.scan[0],
-            device=predictor.device_name,
-            seconds=seconds,
-            outputs=job.targets,
-        )
+        device = predictor.device_name
+        data = record(job, scan, bundle, verdict, voxels=measures.voxels, device=device, seconds=seconds)
         if "picture" in job.targets:
             with timed("picture", seconds, progress):
                 outputs.write(job.targets["picture"], [_picture(scan, labels, data)])

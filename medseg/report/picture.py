@@ -19,6 +19,7 @@ from medseg.volume import LabelMap, Volume
 
 _PANEL = 340  # pixels of the longest side of a plane
 _GAP = 14
+_LEGEND = 20  # pixels of a line
 _OPACITY = 0.4
 _INK, _PAPER, _DIM = (235, 235, 235), (18, 18, 20), (150, 150, 155)
 _VERDICT = {"ok": (90, 200, 120), "check": (240, 180, 60), "refuse": (240, 90, 80)}
@@ -81,7 +82,7 @@ def draw(
         [_paint(plane, pixels_per_mm, ()) for plane in planes],
         [_paint(plane, pixels_per_mm, colours) for plane in planes],
     ]
-    canvas = _Canvas(len(planes))
+    canvas = _Canvas(len(planes), len(legend))
     canvas.header(title, verdict, notes)
     for row in rows:
         canvas.row(row, planes)
@@ -137,9 +138,10 @@ def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 class _Canvas:
     """The sheet on which the planes are laid out, from top to bottom."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, labels: int) -> None:
         self.width = max(2, columns) * (_PANEL + _GAP) + _GAP
-        self._image = Image.new("RGB", (self.width, 4000), _PAPER)
+        most = 2 * (_PANEL + _GAP) + labels * _LEGEND + 300  # and title, reasons, last line
+        self._image = Image.new("RGB", (self.width, most), _PAPER)
         self._draw = ImageDraw.Draw(self._image)
         self._y = _GAP
 
@@ -179,7 +181,7 @@ class _Canvas:
         for text, colour in zip(legend, colours, strict=True):
             self._draw.rectangle((_GAP, self._y + 2, _GAP + 12, self._y + 14), fill=colour)
             self._text((_GAP + 20, self._y), text, 14, _INK, "la")
-            self._y += 20
+            self._y += _LEGEND
         unit = "mm" if physical else "pixels"
         length = max((mm for mm in _RULERS if mm * pixels_per_mm <= _PANEL * 0.4), default=1)
         right, y = self.width - _GAP, self._y - 6

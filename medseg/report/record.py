@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from medseg import __version__
 from medseg.bundle import Bundle
 from medseg.plan import Label
 from medseg.qc import Verdict
-from medseg.volume import LabelMap, Volume
+from medseg.report.job import Job
+from medseg.volume import Volume
 
 Record = dict[str, Any]
 
 
 def record(
+    job: Job,
     scan: Volume,
-    labels: LabelMap,
     bundle: Bundle,
     verdict: Verdict,
     *,
-    path: Path,
+    voxels: Mapping[str, int],
     device: str,
     seconds: Mapping[str, float],
-    outputs: Mapping[str, Path],
 ) -> Record:
     """Return the report of a scan; every value can be written as JSON.
 
     Volumes are in mL and spacing in mm; both are null for a picture without a physical size.
     """
     geometry = scan.geometry
-    counts = labels.counts()
     return {
         "medseg": __version__,
         "scan": {
-            "path": str(path),
+            "path": str(job.scan[0]),
             "shape": list(geometry.shape),
             "spacing_mm": [round(mm, 6) for mm in geometry.spacing] if geometry.physical else None,
             "orientation": geometry.orientation if geometry.physical else None,
@@ -47,11 +45,11 @@ def record(
             {
                 "value": label.value,
                 "name": label.name,
-                "voxels": counts[label.name],
-                "volume_ml": round(counts[label.name] * geometry.voxel_volume / 1000, 6) if geometry.physical else None,
+                "voxels": voxels[label.name],
+                "volume_ml": round(voxels[label.name] * geometry.voxel_volume / 1000, 6) if geometry.physical else None,
                 "snomed": _snomed(label),
             }
-            for label in labels.labels
+            for label in bundle.plan.labels
         ],
         "qc": {
             "verdict": verdict.verdict,
@@ -62,7 +60,7 @@ def record(
         },
         "device": device,
         "seconds": rounded(seconds),
-        "outputs": {kind: str(target) for kind, target in outputs.items()},
+        "outputs": {kind: str(target) for kind, target in job.targets.items()},
     }
 
 

@@ -155,3 +155,5 @@ def _rate(step: int, recipe: Recipe) -> float:
 def _average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
     for mean, value in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
+    for kept, now in zip(average.buffers(), network.buffers(), strict=True):  # running statistics of a norm
+        kept.copy_(now)
