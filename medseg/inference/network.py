@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 from torch import nn
 
 from medseg.bundle import Bundle
-from medseg.errors import BundleError, PlanError
-from medseg.networks import build
+from medseg.errors import BundleError, PlanError, ShapeMismatch
+from medseg.networks import Architecture, build
 from medseg.plan import Plan
 
 
@@ -27,12 +25,23 @@ def new_network(plan: Plan) -> nn.Module:
         axes=plan.axes,
         in_channels=len(plan.channels),
         out_channels=len(plan.labels) + 1,
-        options=plan.network.options,
+        **plan.network.options,
     )
-    divisor = cast("tuple[int, ...]", network.divisor)
-    if any(size % steps for size, steps in zip(plan.patch, divisor, strict=False)):
-        raise PlanError(f"patch {plan.patch} is not divisible by {divisor}", hint="choose a patch that is")
+    if isinstance(network, Architecture):
+        _check_patch(network, plan)
     return network
+
+
+def _check_patch(network: Architecture, plan: Plan) -> None:
+    patch = plan.patch[: plan.axes]
+    try:
+        network.check((1, len(plan.channels), *patch))
+    except ShapeMismatch as error:
+        raise PlanError(f"patch {patch}: {error.problem}", hint=error.hint) from error
+    if not network.keeps_size:
+        raise PlanError(
+            f"network {plan.network.architecture!r} gives fewer voxels than it takes", hint="choose border='mirror'"
+        )
 
 
 def load_network(bundle: Bundle, member: int = 0) -> nn.Module:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.errors import PlanError
 from medseg.geometry import tuple_of_three
 from medseg.prepare import Prepared
 
@@ -89,6 +90,11 @@ def slide(
             windows = windows.to(device)
             logits = network(windows[..., 0])[..., None] if axes == 2 else network(windows)
             logits = logits.float().cpu()
+            if logits.shape[2:] != patch:
+                raise PlanError(
+                    f"the network gives {tuple(logits.shape[2:])} voxels for a window of {patch}",
+                    hint="give a network that keeps the size of its input",
+                )
             if not len(blended):
                 blended = torch.zeros((logits.shape[1], *padded))
             for corner, answer in zip(group, logits, strict=True):

@@ -1,20 +1,26 @@
-"""U-Net, plain and residual, in two and three dimensions."""
+"""U-Net as it is used today: padded, with norms; plain, residual, or with attention gates; in 2D and 3D.
+
+The network of the first paper, unpadded, is `unet_original.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
+from medseg.networks.architecture import Architecture
 from medseg.networks.blocks import CONV, ConvBlock, Size, UpBlock, per_axis
 
 
-class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015; 3D: Çiçek et al. 2016; residual: Isensee et al. 2024).
+class UNet(Architecture):
+    """U-Net (Ronneberger et al. 2015; 3D: Çiçek et al. 2016; residual: Isensee et al. 2024; gates: Oktay et al. 2018).
 
-    Maps (B, in_channels, *S) to logits (B, out_channels, *S); S: axes divisible by `divisor`.
+    Maps (B, in_channels, *S) to logits (B, out_channels, *S), for any S: an axis of n voxels has ceil(n / s) at
+    stride s, and what overhangs on the way up is cut off.
 
     Parameters
     ----------
@@ -28,8 +34,14 @@ class UNet(nn.Module):
         Step from each stage to the next: one fewer than `widths`; 2 everywhere when left out.
     kernels : sequence of int or of one int per axis, optional
         Kernel of each stage; 3 everywhere when left out.
+    norm : str
+        'instance', 'batch', 'group' or 'none'.
     residual : bool
         A shortcut around each pair of convolutions.
+    attention : bool
+        Gates that weigh the skip connections.
+    upsampling : str
+        A key of `medseg.networks.UPSAMPLERS`.
     deep_supervision : bool
         In training mode, return logits of every decoder stage but the coarsest, finest first.
     """
@@ -43,30 +55,39 @@ class UNet(nn.Module):
         widths: Sequence[int] = (32, 64, 128, 256),
         strides: Sequence[Size] | None = None,
         kernels: Sequence[Size] | None = None,
+        norm: str = "instance",
         residual: bool = False,
+        attention: bool = False,
+        upsampling: str = "transposed",
         deep_supervision: bool = False,
     ) -> None:
-        super().__init__()
-        strides = strides or (2,) * (len(widths) - 1)
-        kernels = kernels or (3,) * len(widths)
-        if len(strides) != len(widths) - 1 or len(kernels) != len(widths):
-            raise ValueError(f"{len(widths)} widths need {len(widths) - 1} strides and {len(widths)} kernels")
-        self.divisor = tuple(prod(steps) for steps in zip(*(per_axis(s, axes) for s in strides), strict=True))
-        stages = list(zip(pairwise(widths), strides, strict=True))
-        self.stem = ConvBlock(axes, in_channels, widths[0], kernel=kernels[0], residual=residual)
+        strides = (2,) * (len(widths) - 1) if strides is None else strides
+        kernels = (3,) * len(widths) if kernels is None else kernels
+        if len(widths) < 2 or len(strides) != len(widths) - 1 or len(kernels) != len(widths):
+            raise ValueError(
+                f"{len(widths)} widths, {len(strides)} strides and {len(kernels)} kernels: give at least 2 widths, "
+                "one stride fewer than widths, and as many kernels as widths"
+            )
+        steps = [per_axis(stride, axes) for stride in strides]
+        stride = tuple(map(prod, zip(*steps, strict=True)))
+        super().__init__(axes, in_channels, out_channels, stride=stride, norm=norm)
+        stages = list(zip(pairwise(widths), steps, strict=True))
+        self.stem = ConvBlock(axes, in_channels, widths[0], kernel=kernels[0], residual=residual, norm=norm)
         self.downs = nn.ModuleList(
-            ConvBlock(axes, a, b, kernel=kernel, stride=stride, residual=residual)
-            for ((a, b), stride), kernel in zip(stages, kernels[1:], strict=True)
+            ConvBlock(axes, a, b, kernel=kernel, stride=step, residual=residual, norm=norm)
+            for ((a, b), step), kernel in zip(stages, kernels[1:], strict=True)
         )
+        up: dict[str, Any] = {"upsampling": upsampling, "attention": attention, "residual": residual, "norm": norm}
         self.ups = nn.ModuleList(
-            UpBlock(axes, b, a, kernel=kernel, stride=stride, residual=residual)
-            for ((a, b), stride), kernel in zip(reversed(stages), reversed(kernels[:-1]), strict=True)
+            UpBlock(axes, b, a, kernel=kernel, stride=step, **up)
+            for ((a, b), step), kernel in zip(reversed(stages), reversed(kernels[:-1]), strict=True)
         )
         self.head = CONV[axes](widths[0], out_channels, kernel_size=1)
         coarser = widths[-2:0:-1] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(CONV[axes](width, out_channels, kernel_size=1) for width in coarser)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        self.check(x.shape)
         features = [self.stem(x)]
         for down in self.downs:
             features.append(down(features[-1]))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.bundle import Weights
+from medseg.errors import PlanError
 from medseg.inference import new_network
 from medseg.plan import Plan
 from medseg.training.data import Sample
@@ -139,6 +140,11 @@ def _read_ahead(make: Callable[[], T], count: int) -> Iterator[T]:
 def _supervise(answer: Tensor | list[Tensor], targets: Tensor, loss_of: nn.Module) -> Tensor:
     """Return the loss over all stages, each coarser one counting half as much."""
     answers = answer if isinstance(answer, list) else [answer]
+    if answers[0].shape[2:] != targets.shape[2:]:
+        raise PlanError(
+            f"the network gives {tuple(answers[0].shape[2:])} voxels for a patch of {tuple(targets.shape[2:])}",
+            hint="give a network that keeps the size of its input",
+        )
     weights = [0.5**stage for stage in range(len(answers))]
     total = torch.zeros((), device=targets.device)
     for weight, logits in zip(weights, answers, strict=True):
