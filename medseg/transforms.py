@@ -16,6 +16,8 @@ from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     MapTransform,
+    Rand2DElasticd,
+    Rand3DElasticd,
     RandAdjustContrastd,
     RandAffined,
     RandCropByPosNegLabeld,
@@ -35,6 +37,7 @@ from medseg.volume import Volume
 
 _SCAN_AFFINE = "medseg_scan_affine"
 _SCAN_SHAPE = "medseg_scan_shape"
+_MODES = ("bilinear", "nearest", "bilinear")  # of image, label and weights
 
 
 class PrepareScand(MapTransform):
@@ -119,25 +122,28 @@ def volume_of(image: MetaTensor) -> Volume:
     return Volume(image.cpu().numpy(), Geometry(_affine(image), tuple_of_three(image.shape[1:])))
 
 
-def augmentation(patch: Sequence[int], *, seed: int = 0) -> Compose:
+def augmentation(patch: Sequence[int], *, elastic: bool = False, seed: int = 0) -> Compose:
     """Return the random transforms of training: from a prepared case to a patch, image and label together.
 
-    Rotation, scaling, shifts; then blur, noise, brightness, contrast and (in 3D, as MONAI has it) lower resolution
-    of the image. No mirroring: it would make a left structure look like a right one.
+    Takes and gives dictionaries with `image`, `label` and, where a loss is weighted, `weights`. Rotation, scaling,
+    shifts; then blur, noise, brightness, contrast and (in 3D, as MONAI has it) lower resolution of the image. No
+    mirroring: it would make a left structure look like a right one.
 
     Parameters
     ----------
     patch : two or three ints
         Size of the result; half of the patches are centred on a labelled voxel.
+    elastic : bool
+        Deform elastically too, by smooth random displacements (Ronneberger et al. 2015, section 3.1).
     seed : int
         Same seed, same sequence of patches.
     """
-    both, image = ("image", "label"), ("image",)
+    both, image = ("image", "label", "weights"), ("image",)
     axes = len(patch)
     blur = {f"sigma_{axis}": (0.4, 1) for axis in "xyz"[:axes]}
     transforms = Compose(
         [
-            SpatialPadd(both, spatial_size=patch),
+            SpatialPadd(both, spatial_size=patch, allow_missing_keys=True),
             RandAffined(
                 both,
                 prob=0.9,
@@ -145,10 +151,14 @@ def augmentation(patch: Sequence[int], *, seed: int = 0) -> Compose:
                 scale_range=(0.15,) * axes,
                 shear_range=(0.05,) * (axes * (axes - 1)),
                 translate_range=(4,) * axes,
-                mode=("bilinear", "nearest"),
+                mode=_MODES,
                 padding_mode="border",
+                allow_missing_keys=True,
             ),
-            RandCropByPosNegLabeld(both, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=1),
+            *([_elastic(both, patch)] if elastic else []),
+            RandCropByPosNegLabeld(
+                both, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=1, allow_missing_keys=True
+            ),
             RandGaussianSmoothd(image, prob=0.15, **blur),
             RandGaussianNoised(image, prob=0.2, std=0.15),
             RandScaleIntensityd(image, prob=0.3, factors=0.25),
@@ -159,6 +169,15 @@ def augmentation(patch: Sequence[int], *, seed: int = 0) -> Compose:
     )
     transforms.set_random_state(seed)
     return transforms
+
+
+def _elastic(keys: Sequence[str], patch: Sequence[int]) -> MapTransform:
+    """Return elastic deformation by displacements of some voxels, smooth over a third of the patch."""
+    options = {"prob": 0.5, "mode": _MODES, "padding_mode": "border", "allow_missing_keys": True}
+    if len(patch) == 2:
+        spacing = tuple(max(8, size // 3) for size in patch)  # of the control points, between them bicubic
+        return Rand2DElasticd(keys, spacing=spacing, magnitude_range=(0, max(patch) / 32), **options)
+    return Rand3DElasticd(keys, sigma_range=(5, 7), magnitude_range=(100, 300), **options)
 
 
 def _affine(image: MetaTensor) -> Any:

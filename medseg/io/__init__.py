@@ -24,6 +24,7 @@ from medseg.volume import LabelMap, Volume
 __all__ = [
     "PICTURES",
     "SUFFIXES",
+    "count_pages",
     "looks_like_scan",
     "read",
     "read_labels",
@@ -62,8 +63,15 @@ def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
         return _read_as(sniff(path), path, volume)
 
 
-def read_labels(path: str | os.PathLike[str]) -> LabelMap:
+def read_labels(path: str | os.PathLike[str], *, volume: int | None = None) -> LabelMap:
     """Return the label map in a file: integers (I, J, K), with names and colours where the format has them.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI-1 or -2, NRRD, `.seg.nrrd`, MetaImage, PNG, TIFF or GIF; told by content.
+    volume : int, optional
+        Which volume (or page) of a file that holds several, counted from 0; not for NRRD, whose segments are layers.
 
     Raises
     ------
@@ -80,12 +88,29 @@ def read_labels(path: str | os.PathLike[str]) -> LabelMap:
         if kind in PICTURES:
             from medseg.io.raster import read_raster
 
-            scan = read_raster(path, indices=True)
+            scan = read_raster(path, volume=volume, indices=True)
         else:
-            scan = _read_as(kind, path, None)
+            scan = _read_as(kind, path, volume)
         if len(scan.array) > 1:
             Gate(path).refuse("NOT_LABELS", "holds colours, not labels", "give a picture with one value per pixel")
         return LabelMap(whole(scan.array[0], Gate(path)), scan.geometry, (), scan.source)
+
+
+def count_pages(path: str | os.PathLike[str]) -> int:
+    """Return how many pages a picture file has: 1, or more for a TIFF or GIF of several.
+
+    Raises
+    ------
+    ScanError
+        If the file is damaged, or no picture.
+    """
+    path = Path(path)
+    with _answered(path):
+        if sniff(path) not in PICTURES:
+            Gate(path).refuse("NOT_A_PICTURE", "has no pages", "give a TIFF or GIF")
+        from medseg.io.raster import pages
+
+        return pages(path)
 
 
 def write(image: Volume | LabelMap, path: str | os.PathLike[str]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,22 +46,41 @@ def read_raster(path: Path, *, volume: int | None = None, indices: bool = False)
         If the picture is damaged or too large.
     """
     gate = Gate(path)
+    with _opened(path, gate) as picture:
+        picture.seek(gate.choose_volume(volume, getattr(picture, "n_frames", 1)))
+        pixels = _pixels(picture, gate, indices=indices)
+        name = (picture.format or "").lower()
+    channels = scaled(np.moveaxis(pixels, (0, 1, 2), (2, 1, 0))[..., None], 1.0, 0.0, gate)
+    geometry = Geometry(np.eye(4), (channels.shape[1], channels.shape[2], 1), physical=False)
+    return Volume(channels, geometry, Source(path, name, tuple(gate.warnings)))
+
+
+def pages(path: Path) -> int:
+    """Return how many pages a picture has.
+
+    Raises
+    ------
+    ScanError
+        If the picture is damaged or too large.
+    """
+    with _opened(path, Gate(path)) as picture:
+        return int(getattr(picture, "n_frames", 1))
+
+
+@contextmanager
+def _opened(path: Path, gate: Gate) -> Iterator[Image.Image]:
+    """Open a picture; what goes wrong while it is open is a refusal."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=[name.upper() for name in sorted(PICTURES)]) as picture:
-                picture.seek(gate.choose_volume(volume, getattr(picture, "n_frames", 1)))
-                pixels = _pixels(picture, gate, indices=indices)
-                name = (picture.format or "").lower()
+                yield picture
     except ScanError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         gate.refuse("MEMORY", f"is too large for a picture ({error})", "cut it into parts")
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # all that Pillow's decoders raise
         gate.refuse("DAMAGED", f"cannot be decoded ({error})", "save the picture again from its source")
-    channels = scaled(np.moveaxis(pixels, (0, 1, 2), (2, 1, 0))[..., None], 1.0, 0.0, gate)
-    geometry = Geometry(np.eye(4), (channels.shape[1], channels.shape[2], 1), physical=False)
-    return Volume(channels, geometry, Source(path, name, tuple(gate.warnings)))
 
 
 def write_raster(image: Volume | LabelMap, path: Path, outputs: Outputs) -> None:

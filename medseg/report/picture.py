@@ -7,7 +7,7 @@ radiologists see them, the patient's right on the left side; letters say so on e
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,21 +90,63 @@ def draw(
     return canvas.png()
 
 
+def contact_sheet(scan: Volume, maps: Mapping[str, LabelMap], *, columns: int = 5) -> bytes:
+    """Return a PNG of one plane of a scan: as it is, and with each of several label maps.
+
+    Parameters
+    ----------
+    scan : Volume
+        Its first channel is shown.
+    maps : mapping of str to LabelMap
+        By title, on the scan's grid; the first one chooses the plane, the one with most of its voxels.
+    columns : int
+        Tiles in a row.
+    """
+    oriented = [_oriented(scan, labels) for labels in maps.values()]
+    view = _VIEWS[2] if scan.geometry.physical else _PICTURE
+    at = _fullest(oriented[0][1], view)
+    planes = [_cut(volume, labels, view, at) for volume, labels in oriented]
+    pixels_per_mm = _PANEL / max(planes[0].size_mm)
+    colours = [label.rgb for label in oriented[0][1].labels]
+    tiles = [_paint(planes[0], pixels_per_mm, ()), *(_paint(plane, pixels_per_mm, colours) for plane in planes)]
+    width, height = tiles[0].width + _GAP, tiles[0].height + _GAP + _LEGEND
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, (title, tile) in enumerate(zip(["scan", *maps], tiles, strict=True)):
+        x, y = _GAP + number % columns * width, _GAP + number // columns * height
+        pen.text((x, y), title, fill=_INK, font=ImageFont.load_default(15))
+        sheet.paste(tile, (x, y + _LEGEND))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _planes(scan: Volume, labels: LabelMap) -> list[_Plane]:
     if not scan.geometry.physical:
-        return [_cut(scan, labels, _PICTURE)]
+        return [_cut(scan, labels, _PICTURE, 0)]
+    scan, labels = _oriented(scan, labels)
+    shape = scan.geometry.shape
+    views = [view for view in _VIEWS if shape[view.right] > 1 and shape[view.down] > 1]
+    return [_cut(scan, labels, view, _fullest(labels, view)) for view in views or _VIEWS[:1]]
+
+
+def _oriented(scan: Volume, labels: LabelMap) -> tuple[Volume, LabelMap]:
+    """Return both with axes that point to left, back and down."""
+    if not scan.geometry.physical:
+        return scan, labels
     order = scan.geometry.order_to("LPI")
     geometry = scan.geometry.reordered(order)
-    scan = Volume(order.apply(scan.array), geometry)
-    labels = LabelMap(order.apply(labels.array), geometry, labels.labels)
-    views = [view for view in _VIEWS if geometry.shape[view.right] > 1 and geometry.shape[view.down] > 1]
-    return [_cut(scan, labels, view) for view in views or _VIEWS[:1]]
+    return Volume(order.apply(scan.array), geometry), LabelMap(order.apply(labels.array), geometry, labels.labels)
 
 
-def _cut(scan: Volume, labels: LabelMap, view: _View) -> _Plane:
+def _fullest(labels: LabelMap, view: _View) -> int:
     """Return the plane with the most labelled voxels, or the middle one if there are none."""
     areas = (labels.array > 0).sum(axis=(view.right, view.down))
-    at = int(areas.argmax()) if areas.any() else len(areas) // 2
+    return int(areas.argmax()) if areas.any() else len(areas) // 2
+
+
+def _cut(scan: Volume, labels: LabelMap, view: _View, at: int) -> _Plane:
 
     def plane(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         rows: npt.NDArray[Any] = array.take(at, view.across).T  # along the axis shown downwards

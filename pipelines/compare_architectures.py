@@ -1,0 +1,102 @@
+"""Train every architecture with one budget per data set, and compare them on cases that were held out.
+
+    python pipelines/compare_architectures.py --data DIR --output OUT            # about an hour on two cores
+    python pipelines/compare_architectures.py --data DIR --output OUT --full --device cuda
+
+DIR holds `isbi2012/`, `drive/` and `hippocampus/` (with `splits.json`) as their makers pack them, or some of them
+(`--only`). Writes OUT/<data set>/<network>.safetensors, OUT/<data set>.md (scores) and OUT/<data set>.png (one
+held-out case, all networks). The same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medseg import Bundle, LabelMap, Plan, Predictor
+from medseg.bundle import Card
+from medseg.report.picture import contact_sheet
+from medseg.training import STUDIES, Case, Recipe, fit, mean_scores, prepare_sample
+
+UNET = {2: {"widths": [16, 32, 64, 128, 256]}, 3: {"widths": [16, 32, 64, 128]}}
+FCN = {2: {"width": 16}, 3: {"width": 16, "fc_width": 256}}
+SMALL: dict[str, dict[int, dict[str, Any]]] = {  # by axes: first stages of 16 channels, which two cores can train
+    "fcn32s": FCN,
+    "fcn16s": FCN,
+    "fcn8s": FCN,
+    "hypercolumn": {2: {"width": 16}, 3: {"width": 16}},
+    "unet_original": {2: {"width": 16, "stages": 4}, 3: {"width": 16, "stages": 3}},
+    "unet": UNET,
+    "unet_residual": UNET,
+    "unet_attention": UNET,
+}
+FULL = 40  # times the steps, with the default widths
+
+
+def main() -> None:
+    """Train, score and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), metavar="DATASET")
+    parser.add_argument("--networks", nargs="+", choices=SMALL, default=list(SMALL), metavar="NAME")
+    parser.add_argument("--full", action="store_true", help=f"default widths, {FULL} times the steps: for a GPU")
+    parser.add_argument("--steps", type=int, help="another budget")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    for name in options.only:
+        compare(name, options)
+
+
+def compare(name: str, options: argparse.Namespace) -> None:
+    """Train all networks on one data set; write table and picture as they come."""
+    study, folder = STUDIES[name], options.output / name
+    folder.mkdir(parents=True, exist_ok=True)
+    learned, held_out = study.split(options.data / name)
+    steps = options.steps or study.recipe.steps * (FULL if options.full else 1)
+    recipe = replace(study.recipe, steps=steps, seed=options.seed)
+    shown = held_out[0]
+    maps: dict[str, LabelMap] = {}
+    rows: list[list[str]] = []
+    for network in options.networks:
+        chosen = {} if options.full else SMALL[network][study.plan["axes"]]
+        plan = Plan.parse({**study.plan, "network": {"architecture": network, "options": chosen}})
+        maps = maps or {"reference": shown.labels(plan)}
+        start = time.perf_counter()
+        bundle = train(learned, plan, recipe, options.device, title=f"{name.replace('_', '-')}-{network}")
+        minutes = (time.perf_counter() - start) / 60
+        bundle.save(folder / f"{network}.safetensors")
+        predictor = Predictor(bundle, device=options.device)
+        scores = mean_scores([study.score(case, predictor(case.scan(), probabilities=True), plan) for case in held_out])
+        weights = sum(array.size for array in bundle.members[0].values()) / 1e6
+        rows.append([network, f"{weights:.2f} M", f"{minutes:.1f}", *(f"{value:.4f}" for value in scores.values())])
+        table = [["network", "weights", "minutes", *scores], ["---"] * (3 + len(scores)), *rows]
+        text = "".join(f"| {' | '.join(row)} |\n" for row in table)
+        (options.output / f"{name}.md").write_text(f"{name}, {recipe}\n\n{text}")
+        print(f"{name} {network}: {scores}", flush=True)
+        maps[network] = predictor(shown.scan()).labels
+        (options.output / f"{name}.png").write_bytes(contact_sheet(shown.scan(), maps))
+
+
+def train(cases: list[Case], plan: Plan, recipe: Recipe, device: str, *, title: str) -> Bundle:
+    """Return a trained model."""
+    samples = [prepare_sample(case, plan) for case in cases]
+    weights = fit(samples, plan, recipe, device=device)
+    card = Card(
+        name=title.replace("_", "-"),
+        version="0.1.0",
+        summary=f"{plan.network.architecture} trained for a comparison of architectures",
+        intended_use="Comparison of architectures only; not for any other use",
+        training_data=f"{len(cases)} cases, {recipe.steps} steps",
+        licence="as the data",
+        attribution="the makers of the data",
+    )
+    return Bundle.of([weights], plan=plan, card=card)
+
+
+if __name__ == "__main__":
+    main()
