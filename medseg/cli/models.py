@@ -1,4 +1,4 @@
-"""`medseg models`: which models there are, what they are for, and whether a file is sound."""
+"""`medseg models`: which models and networks there are, what they are for, and whether a file is sound."""
 
 from __future__ import annotations
 
@@ -57,6 +57,42 @@ def show(model: Model, debug: Debug = False) -> None:
     ]
     for name, text in rows:
         print(f"{name + ':':<13}{text}")
+
+
+@models.command("networks")
+def networks(
+    axes: Annotated[list[int] | None, typer.Option("--axes", min=2, max=3, help="2 or 3; both when left out.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Print what each architecture needs, computed from its defaults: one channel in, two out."""
+    from medseg.networks import ARCHITECTURES
+    from medseg.networks.needs import SIZES, needs
+
+    row = "{:<16}{:>13}{:>8}{:>17}{:>18}{:>20}  {}"
+    for number in axes or sorted(SIZES):
+        size = " x ".join(map(str, SIZES[number]))
+        print(f"{number}D; operations and memory for an input of {size} voxels")
+        print(
+            row.format(
+                "network", "parameters", "stride", "receptive field", "kFLOP per voxel", "kB per voxel *", "sizes"
+            )
+        )
+        for name in ARCHITECTURES:
+            found = needs(name, axes=number)
+            print(
+                row.format(
+                    name,
+                    f"{found.parameters / 1e6:.2f} M",
+                    found.stride[0],
+                    found.receptive_field[0],
+                    f"{found.flops_per_voxel / 1e3:.0f}",
+                    f"{found.activations_per_voxel / 1e3:.2f}",
+                    found.size_rule,
+                ),
+                flush=True,
+            )
+        print()
+    print("* activations that training in float32 keeps for the way back; both per voxel of the input")
 
 
 @models.command("verify")

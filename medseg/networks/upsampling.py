@@ -67,9 +67,10 @@ def transposed(
     for size, stride in zip(kernels, factor, strict=True):
         if size % stride or (size - stride) % 2:
             step = stride * (1 + stride % 2)  # an odd stride and an even multiple of it have no common middle
-            right = [n for n in range(stride, size + 2 * step, step) if n > size - step]
+            below = size - (size - stride) % step
+            right = " or ".join(str(n) for n in (below, below + step) if n >= stride)
             why = "overlaps unevenly" if size % stride else "cannot be centred"
-            raise ValueError(f"kernel {size} {why} at stride {stride}: use {' or '.join(map(str, right))}")
+            raise ValueError(f"kernel {size} {why} at stride {stride}: use {right}")
     padding = tuple((size - stride) // 2 for size, stride in zip(kernels, factor, strict=True))
     return _TRANSPOSED[axes](in_channels, out_channels, kernels, tuple(factor), padding)
 
