@@ -99,8 +99,6 @@ def test_the_same_seed_gives_the_same_weights(axes):
 
 def test_the_running_statistics_of_a_norm_are_part_of_the_weights(monkeypatch):
     class Normed(nn.Sequential):
-        divisor = (1, 1, 1)
-
         def __init__(self, axes, in_channels, out_channels):
             super().__init__(nn.Conv3d(in_channels, out_channels, 1), nn.BatchNorm3d(out_channels))
 

@@ -209,6 +209,6 @@ def _place(node: fx.Node, name: str) -> str:
 
 def _refusal(what: str, why: str, *, hint: str | None = None) -> PlanError:
     return PlanError(
-        f"the classifier cannot be made convolutional: {what} {why}",
+        f"the classifier cannot be made convolutional: {what} {' '.join(why.split())}",
         hint=hint or "use convolutions and poolings of fixed kernel, one flattening, then linear layers",
     )
