@@ -103,6 +103,26 @@ def bundle_file(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 small photographs with a vessel across, packed as DRIVE is."""
+    from PIL import Image
+
+    tmp_path = tmp_path_factory.mktemp("data") / "drive"
+    for folder in ("images", "1st_manual", "mask"):
+        (tmp_path / folder).mkdir(parents=True)
+    vessel = np.zeros((40, 48), np.uint8)
+    vessel[10:14] = 255
+    field = np.zeros((40, 48), np.uint8)
+    field[5:35] = 255
+    for number in range(21, 41):
+        colours = np.random.default_rng(number).integers(0, 90, (40, 48, 3)) + vessel[..., None] // 2
+        Image.fromarray(colours.astype(np.uint8)).save(tmp_path / "images" / f"{number}_training.tif")
+        for array, name in ((vessel, f"1st_manual/{number}_manual1.gif"), (field, f"mask/{number}_training_mask.gif")):
+            Image.fromarray(array).save(tmp_path / name, optimize=False)  # grey levels, as DRIVE's own files
+    return tmp_path
+
+
+@pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every attempt to open a socket an error."""
 

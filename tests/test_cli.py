@@ -399,6 +399,22 @@ def test_info_prints_what_a_scan_is(tmp_path, run, sample):
     assert err.count("\n") == 1
 
 
+def test_networks_are_listed_with_what_they_need(run, monkeypatch):
+    from medseg import networks
+
+    monkeypatch.setattr(networks, "ARCHITECTURES", {"hypercolumn": networks.Hypercolumn, "unet": networks.UNet})
+    code, out, _ = run("models", "networks", "--axes", 2)
+    title, head, first, second, *_ = out.splitlines()
+    assert code == 0
+    assert "512 x 512" in title
+    assert head.split()[:2] == ["network", "parameters"]
+    assert first.split() == ["hypercolumn", "3.69", "M", "16", "212", "153", "1.26", "any"]
+    assert second.split()[0] == "unet"
+    code, _, err = run("models", "networks", "--axes", 4)
+    assert code == 2
+    assert "--axes" in err
+
+
 def test_models_are_listed_shown_verified_and_added(tmp_path, run, bundle_file, monkeypatch):
     monkeypatch.setenv("MEDSEG_ZOO", str(tmp_path / "store"))
     path = bundle_file()

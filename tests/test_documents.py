@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SAMPLES
+from PIL import Image
 
 import medseg
 from medseg import cli
@@ -93,7 +94,18 @@ def test_the_training_pipeline_runs_on_a_few_cases(tmp_path, data):
     assert medseg.Bundle.load(tmp_path / "out.safetensors").fingerprint.cases == 166
 
 
-@pytest.mark.parametrize("name", ["train_hippocampus.py", "monai_pipeline.py"])
+def test_the_comparison_trains_scores_and_draws(tmp_path, drive):
+    words = ("--only", "drive", "--networks", "fcn32s", "hypercolumn", "--steps", 2)
+    done = program("compare_architectures.py", "--data", drive.parent, "--output", "out", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "drive.md").read_text()
+    assert [line.split()[1] for line in table.splitlines()[2:]] == ["network", "---", "fcn32s", "hypercolumn"]
+    assert medseg.Bundle.load(tmp_path / "out" / "drive" / "fcn32s.safetensors").card.name == "drive-fcn32s"
+    with Image.open(tmp_path / "out" / "drive.png") as picture:
+        assert picture.size[0] > 1000
+
+
+@pytest.mark.parametrize("name", ["train_hippocampus.py", "monai_pipeline.py", "compare_architectures.py"])
 def test_the_pipelines_explain_themselves(name, tmp_path):
     done = program(name, "--help", cwd=tmp_path)
     assert done.returncode == 0

@@ -101,6 +101,7 @@ class TestContract:
             assert torch.allclose(compiled(x), network(x), atol=1e-4)
 
     @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::FutureWarning:torch", "ignore:.*LeafSpec:FutureWarning")  # of the exporter
     def test_exported_to_onnx_it_gives_the_same_answer(self, network, x):
         runtime = pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")

@@ -16,7 +16,7 @@ from medseg.plan import Label
 from medseg.qc import Measures, fingerprint
 from medseg.report.delivery import deliver
 from medseg.report.job import FORMATS, Job, check_distinct, plan_targets
-from medseg.report.picture import _planes, draw
+from medseg.report.picture import _planes, contact_sheet, draw
 from medseg.volume import LabelMap, Volume
 
 LABELS = (Label(value=1, name="front", color=(255, 0, 0)), Label(value=2, name="back", color=(0, 0, 255)))
@@ -92,6 +92,30 @@ def test_a_constant_scan_and_long_texts_can_be_drawn():
     constant = Volume(np.zeros_like(scan.array), scan.geometry)
     image = picture(constant, labels, title="x" * 500, verdict="refuse", notes=["because " * 80] * 9)
     assert image.width < 1200
+
+
+def test_a_contact_sheet_shows_one_plane_with_each_map():
+    scan = smooth_scan((12, 20, 16))
+    arrays = np.zeros((2, 12, 20, 16), np.uint8)
+    arrays[0, 7, 5:15, 4:12] = 1  # the first map chooses the plane
+    arrays[1, 3, 2:18, 2:14] = arrays[1, 7, 5:9, 4:8] = 1
+    labels = (Label(value=1, name="a", color=(255, 0, 0)),)
+    maps = {f"map {n}": LabelMap(array, scan.geometry, labels) for n, array in enumerate(arrays)}
+    sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(scan, maps, columns=2))))
+    red = (sheet[..., 0] > sheet[..., 1].astype(int) + 40) & (sheet[..., 2] == sheet[..., 1])
+    middle = sheet.shape[0] // 2, sheet.shape[1] // 2
+    bare, first, second = red[: middle[0], : middle[1]], red[: middle[0], middle[1] :], red[middle[0] :, : middle[1]]
+    assert not bare.any()
+    assert first.sum() > 4 * second.sum() > 0
+
+
+@pytest.mark.parametrize("order", ORDERS[::7])
+def test_a_contact_sheet_does_not_depend_on_the_stored_order(order):
+    scan = smooth_scan((12, 20, 16), spacing=(1, 1.5, 2))
+    labels = LabelMap((scan.array[0] > 300).astype(np.uint8), scan.geometry, (Label(value=1, name="a"),))
+    geometry = scan.geometry.reordered(order)
+    turned = Volume(order.apply(scan.array), geometry), LabelMap(order.apply(labels.array), geometry, labels.labels)
+    assert contact_sheet(turned[0], {"m": turned[1]}) == contact_sheet(scan, {"m": labels})
 
 
 def test_targets_are_named_after_the_scan(tmp_path):

@@ -28,23 +28,6 @@ def isbi2012(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def drive(tmp_path):
-    """20 small photographs with a vessel across."""
-    for folder in ("images", "1st_manual", "mask"):
-        (tmp_path / folder).mkdir()
-    vessel = np.zeros((40, 48), np.uint8)
-    vessel[10:14] = 255
-    field = np.zeros((40, 48), np.uint8)
-    field[5:35] = 255
-    for number in range(21, 41):
-        colours = np.random.default_rng(number).integers(0, 90, (40, 48, 3)) + vessel[..., None] // 2
-        Image.fromarray(colours.astype(np.uint8)).save(tmp_path / "images" / f"{number}_training.tif")
-        for array, name in ((vessel, f"1st_manual/{number}_manual1.gif"), (field, f"mask/{number}_training_mask.gif")):
-            Image.fromarray(array).save(tmp_path / name, optimize=False)  # grey levels, as DRIVE's own files
-    return tmp_path
-
-
 def a_prediction(study, case):
     """Return what a small network with random weights makes of a case, and its plan."""
     patch = [32, 32, 1] if study.plan["axes"] == 2 else [16, 16, 16]

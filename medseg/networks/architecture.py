@@ -24,13 +24,16 @@ class Architecture(nn.Module):
         Instance norm needs more than one voxel at that stride.
     """
 
-    size_rule = "any"
-
     def __init__(self, axes: int, in_channels: int, out_channels: int, *, stride: tuple[int, ...], norm: str) -> None:
         super().__init__()
         self.axes, self.in_channels, self.out_channels = axes, in_channels, out_channels
         self.stride = stride
         self._needs_several_voxels = norm == "instance"
+
+    @property
+    def size_rule(self) -> str:
+        """The sizes that it takes, in words."""
+        return "any"
 
     @property
     def keeps_size(self) -> bool:

@@ -40,8 +40,6 @@ class UNetOriginal(Architecture):
         After the coarsest stage.
     """
 
-    size_rule = "any, by a mirrored border; without one those of `valid_sizes`"
-
     def __init__(
         self,
         axes: int,
@@ -89,6 +87,12 @@ class UNetOriginal(Architecture):
             x = up(torch.cat((_middle(features.pop(), x.shape[2:]), x), dim=1))
         logits: Tensor = self.head(x)
         return logits[(slice(None), slice(None), *map(slice, size))] if self.keeps_size else logits
+
+    @property
+    def size_rule(self) -> str:
+        """The sizes that it takes, in words."""
+        valid = f"{self._input_size(1)} + {self.stride[0]} n"
+        return f"any (with border 'none': {valid})" if self.keeps_size else valid
 
     @property
     def keeps_size(self) -> bool:
