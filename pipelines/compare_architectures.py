@@ -19,7 +19,7 @@ from typing import Any
 from medseg import Bundle, LabelMap, Plan, Predictor
 from medseg.bundle import Card
 from medseg.report.picture import contact_sheet
-from medseg.training import STUDIES, Case, Recipe, fit, mean_scores, prepare_sample
+from medseg.training import STUDIES, Recipe, fit, mean_scores, prepare_sample
 
 UNET = {2: {"widths": [16, 32, 64, 128, 256]}, 3: {"widths": [16, 32, 64, 128]}}
 FCN = {2: {"width": 16}, 3: {"width": 16, "fc_width": 256}}
@@ -33,6 +33,7 @@ SMALL: dict[str, dict[int, dict[str, Any]]] = {  # by axes: first stages of 16 c
     "unet_residual": UNET,
     "unet_attention": UNET,
 }
+COARSER = {"fcn16s": "fcn32s", "fcn8s": "fcn16s"}
 FULL = 40  # times the steps, with the default widths
 
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=SMALL, default=list(SMALL), metavar="NAME")
     parser.add_argument("--full", action="store_true", help=f"default widths, {FULL} times the steps: for a GPU")
     parser.add_argument("--steps", type=int, help="another budget")
+    parser.add_argument("--stagewise", action="store_true", help="start fcn16s from fcn32s, and fcn8s from fcn16s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -66,14 +68,18 @@ def compare(name: str, options: argparse.Namespace) -> None:
         chosen = {} if options.full else SMALL[network][study.plan["axes"]]
         plan = Plan.parse({**study.plan, "network": {"architecture": network, "options": chosen}})
         maps = maps or {"reference": shown.labels(plan)}
-        start = time.perf_counter()
-        bundle = train(learned, plan, recipe, options.device, title=f"{name.replace('_', '-')}-{network}")
-        minutes = (time.perf_counter() - start) / 60
+        coarser = folder / f"{COARSER.get(network)}.safetensors"
+        start = Bundle.load(coarser).members[0] if options.stagewise and network in COARSER else None
+        began = time.perf_counter()
+        samples = [prepare_sample(case, plan) for case in learned]
+        weights = fit(samples, plan, recipe, start=start, device=options.device)
+        minutes = (time.perf_counter() - began) / 60
+        bundle = Bundle.of([weights], plan=plan, card=card(f"{name}-{network}", len(samples), recipe))
         bundle.save(folder / f"{network}.safetensors")
         predictor = Predictor(bundle, device=options.device)
         scores = mean_scores([study.score(case, predictor(case.scan(), probabilities=True), plan) for case in held_out])
-        weights = sum(array.size for array in bundle.members[0].values()) / 1e6
-        rows.append([network, f"{weights:.2f} M", f"{minutes:.1f}", *(f"{value:.4f}" for value in scores.values())])
+        size = sum(array.size for array in weights.values()) / 1e6
+        rows.append([network, f"{size:.2f} M", f"{minutes:.1f}", *(f"{value:.4f}" for value in scores.values())])
         table = [["network", "weights", "minutes", *scores], ["---"] * (3 + len(scores)), *rows]
         text = "".join(f"| {' | '.join(row)} |\n" for row in table)
         (options.output / f"{name}.md").write_text(f"{name}, {recipe}\n\n{text}")
@@ -82,20 +88,17 @@ def compare(name: str, options: argparse.Namespace) -> None:
         (options.output / f"{name}.png").write_bytes(contact_sheet(shown.scan(), maps))
 
 
-def train(cases: list[Case], plan: Plan, recipe: Recipe, device: str, *, title: str) -> Bundle:
-    """Return a trained model."""
-    samples = [prepare_sample(case, plan) for case in cases]
-    weights = fit(samples, plan, recipe, device=device)
-    card = Card(
-        name=title.replace("_", "-"),
+def card(name: str, cases: int, recipe: Recipe) -> Card:
+    """Return what a user must know about a model."""
+    return Card(
+        name=name.replace("_", "-"),
         version="0.1.0",
-        summary=f"{plan.network.architecture} trained for a comparison of architectures",
-        intended_use="Comparison of architectures only; not for any other use",
-        training_data=f"{len(cases)} cases, {recipe.steps} steps",
+        summary="One of several architectures, trained with one budget to compare them",
+        intended_use="Comparison of architectures only",
+        training_data=f"{cases} cases, {recipe.steps} steps",
         licence="as the data",
         attribution="the makers of the data",
     )
-    return Bundle.of([weights], plan=plan, card=card)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ CASES = [
     ("unet", {**UNET, "deep_supervision": True, "norm": "batch"}),
     ("unet", {**UNET, "upsampling": "shuffle", "norm": "group"}),
     ("unet_original", {"width": 4, "stages": 3}),
-    ("unet_residual", {**UNET, "upsampling": "resize"}),
+    ("unet", {**UNET, "upsampling_options": {"kernel": 4}}),
+    ("unet_residual", {**UNET, "upsampling": "resize", "upsampling_options": {"mode": "linear"}}),
     ("unet_attention", {**UNET, "upsampling": "linear"}),
 ]
 SIZES = {2: [(64, 32), (37, 53), (33, 1)], 3: [(32, 32, 32), (17, 33, 9), (40, 1, 3)]}
@@ -188,6 +189,17 @@ class TestBuild:
         with pytest.raises(PlanError, match="instead of 101 give 100 or 108, or choose border='mirror'"):
             new_network(Plan.parse({**PLAN, "patch": [132, 132, 101], "network": network}))
 
+    def test_a_batch_of_one_voxel_is_refused_where_its_norm_cannot_take_it(self):
+        for norm, wrong in (("instance", 1), ("batch", 1), ("group", 0), ("none", 0)):
+            network = build("unet", axes=2, in_channels=1, out_channels=2, widths=[4, 8, 16], norm=norm)
+            if wrong:
+                with pytest.raises(ShapeMismatch, match=rf"one voxel at stride \(4, 4\), too few for {norm} norm"):
+                    network.train()(torch.zeros(1, 1, 4, 3))
+            else:
+                assert network.train()(torch.zeros(1, 1, 4, 3)).shape == (1, 2, 4, 3)
+        network = build("unet", axes=2, in_channels=1, out_channels=2, widths=[4, 8, 16], norm="batch")
+        assert network.eval()(torch.zeros(1, 1, 4, 3)).shape == (1, 2, 4, 3)
+
     def test_weights_that_do_not_fit_are_refused(self):
         plan = Plan.parse(PLAN)
         weights = {key: tensor.numpy() for key, tensor in new_network(plan).state_dict().items()}
@@ -343,6 +355,8 @@ class TestUNet:
             ({"kernels": [3, 4]}, r"kernel \[4, 4, 4\] is even and has no middle: use \[5, 5, 5\]"),
             ({"strides": [[2, 2]]}, r"\[2, 2\] does not fit 3 axes"),
             ({"upsampling": "magic"}, "choose one of transposed, resize, shuffle, linear"),
+            ({"upsampling_options": {"kernel": 3}}, "kernel 3 overlaps unevenly at stride 2: use 2 or 4"),
+            ({"upsampling_options": {"nonsense": 3}}, "nonsense"),
         ],
     )
     def test_options_that_do_not_fit_are_refused(self, options, message):

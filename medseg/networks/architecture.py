@@ -21,14 +21,14 @@ class Architecture(nn.Module):
     stride : tuple of int
         Voxels of the input, per axis, for each voxel of the coarsest features.
     norm : str
-        Instance norm needs more than one voxel at that stride.
+        Of those features: instance norm, and in training batch norm, cannot take a single voxel.
     """
 
     def __init__(self, axes: int, in_channels: int, out_channels: int, *, stride: tuple[int, ...], norm: str) -> None:
         super().__init__()
         self.axes, self.in_channels, self.out_channels = axes, in_channels, out_channels
         self.stride = stride
-        self._needs_several_voxels = norm == "instance"
+        self._norm = norm
 
     @property
     def size_rule(self) -> str:
@@ -52,8 +52,9 @@ class Architecture(nn.Module):
         if len(size) != self.axes or shape[1] != self.in_channels or min(size) < 1:
             wanted = ", ".join(["B", str(self.in_channels), *"IJK"[: self.axes]])
             raise ShapeMismatch(f"input of shape {tuple(shape)} for a {self.axes}D network", hint=f"give ({wanted})")
-        if self._needs_several_voxels and all(n <= step for n, step in zip(size, self.stride, strict=True)):
+        alone = self._norm == "instance" or (self._norm == "batch" and self.training and shape[0] == 1)
+        if alone and all(n <= step for n, step in zip(size, self.stride, strict=True)):
             raise ShapeMismatch(
-                f"input of size {size} is one voxel at stride {self.stride}, too few for instance norm",
-                hint=f"give an axis more voxels than {self.stride}, or choose another norm",
+                f"input of size {size} is one voxel at stride {self.stride}, too few for {self._norm} norm",
+                hint=f"give an axis more voxels than {self.stride}, or choose norm 'group'",
             )

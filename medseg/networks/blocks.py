@@ -13,7 +13,7 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from medseg.networks.upsampling import Linear, upsampler
+from medseg.networks.upsampling import Linear
 
 Layer = Callable[..., nn.Module]
 Size = int | Sequence[int]  # one number for every axis, or one per axis
@@ -155,7 +155,8 @@ class AttentionGate(nn.Module):
 class UpBlock(nn.Module):
     """Upsampling by `stride`, concatenation with the skip connection, then a `ConvBlock`.
 
-    Maps (B, in_channels, *ceil(S / stride)) and (B, out_channels, *S) to (B, out_channels, *S).
+    Maps (B, in_channels, *ceil(S / stride)) and (B, out_channels, *S) to (B, out_channels, *S). `upsampler` makes
+    the layer that enlarges, from channels in, channels out and `factor`.
     """
 
     def __init__(
@@ -164,15 +165,15 @@ class UpBlock(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
+        upsampler: Callable[..., nn.Module],
         stride: Size = 2,
-        upsampling: str = "transposed",
         attention: bool = False,
         kernel: Size = 3,
         residual: bool = False,
         norm: str = "instance",
     ) -> None:
         super().__init__()
-        self.up = upsampler(upsampling, axes, in_channels, out_channels, factor=per_axis(stride, axes))
+        self.up = upsampler(in_channels, out_channels, factor=per_axis(stride, axes))
         self.gate = AttentionGate(axes, out_channels, in_channels, stride=stride) if attention else None
         self.block = ConvBlock(axes, 2 * out_channels, out_channels, kernel=kernel, residual=residual, norm=norm)
 

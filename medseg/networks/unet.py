@@ -5,7 +5,8 @@ The network of the first paper, unpadded, is `unet_original.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from medseg.networks.architecture import Architecture
 from medseg.networks.blocks import CONV, ConvBlock, Size, UpBlock, per_axis
+from medseg.networks.upsampling import upsampler
 
 
 class UNet(Architecture):
@@ -42,6 +44,8 @@ class UNet(Architecture):
         Gates that weigh the skip connections.
     upsampling : str
         A key of `medseg.networks.UPSAMPLERS`.
+    upsampling_options : mapping, optional
+        Of that way, such as `{"kernel": 4}` of 'transposed' or `{"mode": "linear"}` of 'resize'.
     deep_supervision : bool
         In training mode, return logits of every decoder stage but the coarsest, finest first.
     """
@@ -59,6 +63,7 @@ class UNet(Architecture):
         residual: bool = False,
         attention: bool = False,
         upsampling: str = "transposed",
+        upsampling_options: Mapping[str, Any] | None = None,
         deep_supervision: bool = False,
     ) -> None:
         strides = (2,) * (len(widths) - 1) if strides is None else strides
@@ -72,14 +77,15 @@ class UNet(Architecture):
         stride = tuple(map(prod, zip(*steps, strict=True)))
         super().__init__(axes, in_channels, out_channels, stride=stride, norm=norm)
         stages = list(zip(pairwise(widths), steps, strict=True))
-        self.stem = ConvBlock(axes, in_channels, widths[0], kernel=kernels[0], residual=residual, norm=norm)
+        block = partial(ConvBlock, axes, residual=residual, norm=norm)
+        enlarge = partial(upsampler, upsampling, axes, **(upsampling_options or {}))
+        up_block = partial(UpBlock, axes, upsampler=enlarge, attention=attention, residual=residual, norm=norm)
+        self.stem = block(in_channels, widths[0], kernel=kernels[0])
         self.downs = nn.ModuleList(
-            ConvBlock(axes, a, b, kernel=kernel, stride=step, residual=residual, norm=norm)
-            for ((a, b), step), kernel in zip(stages, kernels[1:], strict=True)
+            block(a, b, kernel=kernel, stride=step) for ((a, b), step), kernel in zip(stages, kernels[1:], strict=True)
         )
-        up: dict[str, Any] = {"upsampling": upsampling, "attention": attention, "residual": residual, "norm": norm}
         self.ups = nn.ModuleList(
-            UpBlock(axes, b, a, kernel=kernel, stride=step, **up)
+            up_block(b, a, kernel=kernel, stride=step)
             for ((a, b), step), kernel in zip(reversed(stages), reversed(kernels[:-1]), strict=True)
         )
         self.head = CONV[axes](widths[0], out_channels, kernel_size=1)

@@ -56,7 +56,8 @@ class UNetOriginal(Architecture):
         norm = norm or {2: "none", 3: "batch"}[axes]
         if border not in ("mirror", "none"):
             raise ValueError(f"border {border!r} is unknown: choose mirror or none")
-        super().__init__(axes, in_channels, out_channels, stride=(2 ** (stages - 1),) * axes, norm=norm)
+        stride = (2 ** (stages - 1),) * axes
+        super().__init__(axes, in_channels, out_channels, stride=stride, norm="none")  # never fewer than 4 voxels there
         self.border, self.stages = border, stages
         widths = [width * 2**stage for stage in range(stages)]
         firsts = widths if axes == 2 else [width // 2 for width in widths]  # 3D: doubled before the pooling already
