@@ -293,6 +293,11 @@ class TestFCN:
         expected = functional.interpolate(ramp, scale_factor=8, mode="bilinear")
         assert torch.allclose(flat(ramp)[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8], atol=1e-4)
 
+    @pytest.mark.parametrize("options", [{"width": 0}, {"fc_width": 0}, {"width": -3}])
+    def test_impossible_widths_are_refused(self, options):
+        with pytest.raises(PlanError, match="give a positive one"):
+            build("fcn8s", axes=2, in_channels=1, out_channels=2, **options)
+
     @pytest.mark.parametrize("options", [{"finest": 4}, {"fc_kernel": 6}])
     def test_other_strides_and_even_kernels_are_refused(self, options):
         with pytest.raises(PlanError, match="give 32, 16 or 8, and an odd kernel"):
@@ -351,7 +356,7 @@ class TestUNet:
         [
             ({"strides": [2, 2, 2]}, "one stride fewer than widths"),
             ({"kernels": [3]}, "as many kernels as widths"),
-            ({"widths": [4]}, "at least 2 widths"),
+            ({"widths": [4]}, "at least 2 positive widths"),
             ({"kernels": [3, 4]}, r"kernel \[4, 4, 4\] is even and has no middle: use \[5, 5, 5\]"),
             ({"strides": [[2, 2]]}, r"\[2, 2\] does not fit 3 axes"),
             ({"upsampling": "magic"}, "choose one of transposed, resize, shuffle, linear"),
@@ -400,6 +405,11 @@ class TestUNetOriginal:
             network(torch.zeros(1, 1, 64, 64))
         for size in (188, 204, 572):
             assert network(torch.zeros(1, 1, size, 188)).shape == (1, 2, size - 184, 4)
+
+    @pytest.mark.parametrize("options", [{"border": "wrap"}, {"stages": 1}, {"width": 1}])
+    def test_impossible_borders_stages_and_widths_are_refused(self, options):
+        with pytest.raises(PlanError, match="give mirror or none, and at least 2 each"):
+            build("unet_original", axes=3, in_channels=1, out_channels=2, **options)
 
     @pytest.mark.parametrize(("axes", "size"), [(2, (100, 37)), (3, (50, 47, 20))])
     def test_the_mirrored_border_is_that_of_numpy(self, axes, size):

@@ -72,7 +72,9 @@ def vgg_stages(axes: int, in_channels: int, width: int | None, *, norm: str) -> 
     Convolutions of kernel 3, each with norm and ReLU. `width` is that of the first stage: 64 in the paper; 32 in 2D
     and 16 in 3D when left out.
     """
-    width = width or {2: 32, 3: 16}[axes]
+    width = {2: 32, 3: 16}[axes] if width is None else width
+    if width < 1:
+        raise ValueError(f"width {width}: give a positive one")
     widths = [width * factor for factor in (1, 2, 4, 8, 8)]
     stages = nn.ModuleList()
     for a, b, count in zip([in_channels, *widths[:-1]], widths, (2, 2, 3, 3, 3), strict=True):

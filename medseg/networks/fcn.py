@@ -59,11 +59,13 @@ class FCN(Architecture):
         learned: bool = False,
     ) -> None:
         super().__init__(axes, in_channels, out_channels, stride=(32,) * axes, norm=norm)
-        fc_kernel = fc_kernel or {2: 7, 3: 3}[axes]
-        if finest not in _SKIPS or fc_kernel % 2 == 0:
+        fc_kernel = {2: 7, 3: 3}[axes] if fc_kernel is None else fc_kernel
+        if finest not in _SKIPS or fc_kernel < 1 or fc_kernel % 2 == 0:
             raise ValueError(f"finest {finest} and fc_kernel {fc_kernel}: give 32, 16 or 8, and an odd kernel")
         widths, self.stages = vgg_stages(axes, in_channels, width, norm=norm)
-        fc_width = fc_width or 64 * widths[0]
+        fc_width = 64 * widths[0] if fc_width is None else fc_width
+        if fc_width < 1:
+            raise ValueError(f"fc_width {fc_width}: give a positive one")
         self.pool = pool(axes)
         self.fc6 = he_(CONV[axes](widths[4], fc_width, fc_kernel, padding=fc_kernel // 2))
         self.fc7 = he_(CONV[axes](fc_width, fc_width, 1))

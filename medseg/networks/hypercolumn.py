@@ -65,12 +65,12 @@ class Hypercolumn(Architecture):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x.shape)
-        image, scores = x, []
+        image, scores = x, x.new_zeros(())
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x if number == 1 else self.pool(x))
             if (depth := str(number)) in self.classifiers:
-                scores.append(cut(self.enlarge[depth](self.classifiers[depth](x)), image))
-        return self._between_classifiers(torch.stack(scores).sum(dim=0))
+                scores = scores + cut(self.enlarge[depth](self.classifiers[depth](x)), image)
+        return self._between_classifiers(scores)
 
     def _between_classifiers(self, scores: Tensor) -> Tensor:
         """Return (B, out_channels, *S): for each voxel, the scores of the classifiers around it, interpolated."""

@@ -68,10 +68,10 @@ class UNet(Architecture):
     ) -> None:
         strides = (2,) * (len(widths) - 1) if strides is None else strides
         kernels = (3,) * len(widths) if kernels is None else kernels
-        if len(widths) < 2 or len(strides) != len(widths) - 1 or len(kernels) != len(widths):
+        if len(widths) < 2 or min(widths) < 1 or len(strides) != len(widths) - 1 or len(kernels) != len(widths):
             raise ValueError(
-                f"{len(widths)} widths, {len(strides)} strides and {len(kernels)} kernels: give at least 2 widths, "
-                "one stride fewer than widths, and as many kernels as widths"
+                f"{len(widths)} widths, {len(strides)} strides and {len(kernels)} kernels: "
+                "give at least 2 positive widths, one stride fewer than widths, and as many kernels as widths"
             )
         steps = [per_axis(stride, axes) for stride in strides]
         stride = tuple(map(prod, zip(*steps, strict=True)))

@@ -52,10 +52,12 @@ class UNetOriginal(Architecture):
         border: str = "mirror",
         dropout: float = 0.5,
     ) -> None:
-        stages = stages or {2: 5, 3: 4}[axes]
-        norm = norm or {2: "none", 3: "batch"}[axes]
-        if border not in ("mirror", "none"):
-            raise ValueError(f"border {border!r} is unknown: choose mirror or none")
+        stages = {2: 5, 3: 4}[axes] if stages is None else stages
+        norm = {2: "none", 3: "batch"}[axes] if norm is None else norm
+        if border not in ("mirror", "none") or stages < 2 or width < 2:
+            raise ValueError(
+                f"border {border!r}, {stages} stages, width {width}: give mirror or none, and at least 2 each"
+            )
         stride = (2 ** (stages - 1),) * axes
         super().__init__(axes, in_channels, out_channels, stride=stride, norm="none")  # never fewer than 4 voxels there
         self.border, self.stages = border, stages
