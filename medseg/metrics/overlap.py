@@ -32,7 +32,7 @@ def dice(prediction: Mask, reference: Mask) -> float:
     """
     check_shapes(prediction, reference)
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
-    return 2 * np.count_nonzero(prediction & reference) / total if total else np.nan
+    return 2 * int(np.count_nonzero(prediction & reference)) / total if total else float("nan")
 
 
 def iou(prediction: Mask, reference: Mask) -> float:
@@ -47,7 +47,7 @@ def iou(prediction: Mask, reference: Mask) -> float:
     """
     check_shapes(prediction, reference)
     union = int(np.count_nonzero(prediction | reference))
-    return np.count_nonzero(prediction & reference) / union if union else np.nan
+    return int(np.count_nonzero(prediction & reference)) / union if union else float("nan")
 
 
 def pixel_error(prediction: Mask, reference: Mask) -> float:
@@ -59,7 +59,7 @@ def pixel_error(prediction: Mask, reference: Mask) -> float:
     0.25
     """
     check_shapes(prediction, reference)
-    return np.count_nonzero(prediction != reference) / prediction.size if prediction.size else np.nan
+    return int(np.count_nonzero(prediction != reference)) / prediction.size if prediction.size else float("nan")
 
 
 def check_shapes(prediction: npt.NDArray[np.generic], reference: npt.NDArray[np.generic]) -> None:

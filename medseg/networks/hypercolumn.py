@@ -70,7 +70,7 @@ class Hypercolumn(Architecture):
             x = stage(x if number == 1 else self.pool(x))
             if (depth := str(number)) in self.classifiers:
                 scores = scores + cut(self.enlarge[depth](self.classifiers[depth](x)), image)
-        return self._between_classifiers(scores)
+        return scores if self.grid == 1 else self._between_classifiers(scores)
 
     def _between_classifiers(self, scores: Tensor) -> Tensor:
         """Return (B, out_channels, *S): for each voxel, the scores of the classifiers around it, interpolated."""

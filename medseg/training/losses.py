@@ -32,8 +32,8 @@ def border_weights(
 
     Examples
     --------
-    >>> border_weights(np.array([[1, 1, 0, 2, 2]])).round(2).tolist()
-    [[0.62, 0.62, 11.73, 0.62, 0.62]]
+    >>> print(border_weights(np.array([[1, 1, 0, 2, 2]])).round(2))
+    [[ 0.62  0.62 11.73  0.62  0.62]]
     """
     between = cells == 0
     balance = np.ones(cells.shape, np.float32)
