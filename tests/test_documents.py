@@ -13,6 +13,8 @@ from PIL import Image
 
 import medseg
 from medseg import cli
+from medseg.networks import ARCHITECTURES
+from medseg.networks.needs import needs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -64,6 +66,25 @@ def test_the_files_that_documents_name_are_there():
             assert (ROOT / name).exists(), f"{page}: {name}"
         for command in re.findall(r"pytest (tests/\w+\.py)", page.read_text()):
             assert (ROOT / command).exists(), f"{page}: {command}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [2, 3])
+def test_the_table_of_needs_is_what_is_computed(axes):
+    page = (ROOT / "docs" / "architectures.md").read_text()
+    rows = re.findall(
+        rf"^\| {axes}D \| `(\w+)` \| ([\d.]+) M \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \|", page, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == list(ARCHITECTURES)
+    for name, *numbers in rows:
+        found = needs(name, axes=axes)
+        assert [float(number) for number in numbers] == [
+            round(found.parameters / 1e6, 2),
+            found.stride[0],
+            found.receptive_field[0],
+            round(found.flops_per_voxel / 1e3),
+            round(found.activations_per_voxel / 1e3, 2),
+        ]
 
 
 def test_decisions_are_short():

@@ -293,6 +293,13 @@ class TestFCN:
         expected = functional.interpolate(ramp, scale_factor=8, mode="bilinear")
         assert torch.allclose(flat(ramp)[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8], atol=1e-4)
 
+    def test_at_its_papers_width_it_has_the_parameters_of_vgg_16(self):
+        """134 M (Long et al. 2015, table 1), with 21 classes; without our norms."""
+        with torch.device("meta"):
+            network = build("fcn32s", axes=2, in_channels=3, out_channels=21, width=64, norm="none")
+        vgg = 138_357_544 - (4096 * 1000 + 1000)  # without the classifier of its 1000 classes
+        assert sum(parameter.numel() for parameter in network.parameters()) == vgg + 4096 * 21 + 21
+
     @pytest.mark.parametrize("options", [{"width": 0}, {"fc_width": 0}, {"width": -3}])
     def test_impossible_widths_are_refused(self, options):
         with pytest.raises(PlanError, match="give a positive one"):
