@@ -2,9 +2,9 @@
 
     python benchmarks/resolution_bound.py --data DIR
 
-For the first six held-out cases of each study, free scores at the stride are fitted to the reference through the same linear
-interpolation that ends an FCN, by Dice and cross-entropy. Their mean Dice is what FCN-32s could reach if it knew every
-answer, and what the skips of 16s and 8s add. DIR as for `pipelines/compare_architectures.py`.
+For the first six held-out cases of each study, free scores at the stride are fitted to the reference through the same
+linear interpolation that ends an FCN, by Dice and cross-entropy. Their mean Dice is what FCN-32s could reach if it knew
+every answer, and what the skips of 16s and 8s add. DIR as for `pipelines/compare_architectures.py`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def main() -> None:
     """Print the mean Dice for each data set and stride."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), metavar="DATASET")
     options = parser.parse_args()
-    for name, study in STUDIES.items():
+    for name in options.only:
+        study = STUDIES[name]
         plan = Plan.parse({**study.plan, "network": {"architecture": "fcn32s"}})
         _, held_out = study.split(options.data / name)
         targets = [prepare_sample(case, plan).target for case in held_out[:CASES]]
