@@ -200,6 +200,19 @@ class TestBuild:
         network = build("unet", axes=2, in_channels=1, out_channels=2, widths=[4, 8, 16], norm="batch")
         assert network.eval()(torch.zeros(1, 1, 4, 3)).shape == (1, 2, 4, 3)
 
+    @pytest.mark.parametrize("name", ["axes", "in_channels", "architecture"])
+    def test_options_that_the_plan_itself_gives_are_refused(self, name):
+        network = {"architecture": "unet", "options": {name: 2}}
+        with pytest.raises(PlanError, match=f"network options name {name}"):
+            new_network(Plan.parse({**PLAN, "network": network}))
+
+    @pytest.mark.parametrize("name", ARCHITECTURES)
+    def test_monstrous_options_are_one_line(self, name):
+        width = {"widths": [10**12] * 3} if name.startswith("unet") and name != "unet_original" else {"width": 10**12}
+        with pytest.raises(PlanError, match=f"'{name}' cannot be made") as caught:
+            build(name, axes=3, in_channels=1, out_channels=2, **width)
+        assert "\n" not in str(caught.value)
+
     def test_weights_that_do_not_fit_are_refused(self):
         plan = Plan.parse(PLAN)
         weights = {key: tensor.numpy() for key, tensor in new_network(plan).state_dict().items()}

@@ -20,12 +20,15 @@ def new_network(plan: Plan) -> nn.Module:
     PlanError
         If there is no such architecture, it does not take the options, or the patch does not fit it.
     """
+    options = plan.network.options
+    if given := {"architecture", "axes", "in_channels", "out_channels"} & options.keys():
+        raise PlanError(f"network options name {', '.join(sorted(given))}", hint="the plan itself says these")
     network = build(
         plan.network.architecture,
         axes=plan.axes,
         in_channels=len(plan.channels),
         out_channels=len(plan.labels) + 1,
-        **plan.network.options,
+        **options,
     )
     if isinstance(network, Architecture):
         _check_patch(network, plan)

@@ -89,6 +89,9 @@ def build(architecture: str, *, axes: int, in_channels: int, out_channels: int, 
         return found(axes, in_channels, out_channels, **options)
     except (TypeError, ValueError) as error:
         raise PlanError(f"network {architecture!r}: {error}", hint="see its docstring for the options") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise PlanError(f"network {architecture!r} cannot be made: {reason}", hint="choose smaller options") from error
 
 
 def start_from(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
