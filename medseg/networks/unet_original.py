@@ -131,14 +131,14 @@ class UNetOriginal(Architecture):
     def _input_size(self, size: int) -> int:
         """Return the smallest valid input whose output has at least `size` voxels."""
         step = self.stride[0]
-        cells = -(-(size + 4 * (step - 1)) // step)
+        cells = (size + 5 * (step - 1)) // step  # rounded up, and positive throughout: ONNX divides towards zero
         return step * cells - 4 * (step - 1) + 2 * self.margin
 
     def _mirrored(self, x: Tensor) -> Tensor:
         for axis, size in enumerate(x.shape[2:], start=2):
             at = torch.arange(-self.margin, self._input_size(size) - self.margin, device=x.device).abs()
             period = max(1, 2 * (size - 1))
-            at = at % period
+            at = torch.remainder(at, torch.full_like(at, period))  # a number would not be exported to ONNX
             x = x.index_select(axis, torch.minimum(at, period - at) if size > 1 else torch.zeros_like(at))
         return x
 
