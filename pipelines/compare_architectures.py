@@ -1,6 +1,6 @@
 """Train every architecture with one budget per data set, and compare them on cases that were held out.
 
-    python pipelines/compare_architectures.py --data DIR --output OUT            # about an hour on two cores
+    python pipelines/compare_architectures.py --data DIR --output OUT            # 60 to 90 minutes on two cores
     python pipelines/compare_architectures.py --data DIR --output OUT --full --device cuda
 
 DIR holds `isbi2012/`, `drive/` and `hippocampus/` (with `splits.json`) as their makers pack them, or some of them
