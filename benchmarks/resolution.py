@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from medseg import Plan
 from medseg.metrics import dice
+from medseg.networks.blocks import cut
 from medseg.networks.upsampling import Linear
 from medseg.training import STUDIES, prepare_sample
 
@@ -39,7 +40,7 @@ def best_dice(target: np.ndarray, stride: int) -> list[float]:
     optimizer = torch.optim.Adam([scores], lr=0.3)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        answer = enlarge(scores)[(slice(None), slice(None), *map(slice, size))]
+        answer = cut(enlarge(scores), wanted)
         loss_of(answer, wanted).backward()
         optimizer.step()
     found = answer.argmax(dim=1).numpy()

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medseg import Bundle, LabelMap, Plan, Predictor
+from medseg import Bundle, Plan, Predictor
 from medseg.bundle import Card
 from medseg.report.picture import contact_sheet
 from medseg.training import STUDIES, Recipe, fit, mean_scores, prepare_sample
@@ -61,31 +61,34 @@ def compare(name: str, options: argparse.Namespace) -> None:
     learned, held_out = study.split(options.data / name)
     steps = options.steps or study.recipe.steps * (FULL if options.full else 1)
     recipe = replace(study.recipe, steps=steps, seed=options.seed)
-    shown = held_out[0]
-    maps: dict[str, LabelMap] = {}
+    chosen = {network: {} if options.full else SMALL[network][study.plan["axes"]] for network in options.networks}
+    plans = {
+        network: Plan.parse({**study.plan, "network": {"architecture": network, "options": chosen[network]}})
+        for network in options.networks
+    }
+    first = plans[options.networks[0]]  # the plans differ in the network alone, of which samples know nothing
+    samples = [prepare_sample(case, first) for case in learned]
+    maps = {"reference": held_out[0].labels(first)}
     rows: list[list[str]] = []
-    for network in options.networks:
-        chosen = {} if options.full else SMALL[network][study.plan["axes"]]
-        plan = Plan.parse({**study.plan, "network": {"architecture": network, "options": chosen}})
-        maps = maps or {"reference": shown.labels(plan)}
+    for network, plan in plans.items():
         coarser = folder / f"{COARSER.get(network)}.safetensors"
         start = Bundle.load(coarser).members[0] if options.stagewise and network in COARSER else None
         began = time.perf_counter()
-        samples = [prepare_sample(case, plan) for case in learned]
         weights = fit(samples, plan, recipe, start=start, device=options.device)
         minutes = (time.perf_counter() - began) / 60
         bundle = Bundle.of([weights], plan=plan, card=card(f"{name}-{network}", len(samples), recipe))
         bundle.save(folder / f"{network}.safetensors")
         predictor = Predictor(bundle, device=options.device)
-        scores = mean_scores([study.score(case, predictor(case.scan(), probabilities=True), plan) for case in held_out])
+        found = [predictor(case.scan(), probabilities=True) for case in held_out]
+        scores = mean_scores([study.score(case, each, plan) for case, each in zip(held_out, found, strict=True)])
         size = sum(array.size for array in weights.values()) / 1e6
         rows.append([network, f"{size:.2f} M", f"{minutes:.1f}", *(f"{value:.4f}" for value in scores.values())])
         table = [["network", "weights", "minutes", *scores], ["---"] * (3 + len(scores)), *rows]
         text = "".join(f"| {' | '.join(row)} |\n" for row in table)
         (options.output / f"{name}.md").write_text(f"{name}, {recipe}\n\n{text}")
         print(f"{name} {network}: {scores}", flush=True)
-        maps[network] = predictor(shown.scan()).labels
-        (options.output / f"{name}.png").write_bytes(contact_sheet(shown.scan(), maps))
+        maps[network] = found[0].labels
+        (options.output / f"{name}.png").write_bytes(contact_sheet(held_out[0].scan(), maps))
 
 
 def card(name: str, cases: int, recipe: Recipe) -> Card:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg import Bundle, Plan, Predictor
+from medseg import Bundle, Plan, Predictor, metrics
 from medseg.bundle import Card
 from medseg.plan import Fingerprint
 from medseg.prepare import prepare
@@ -90,8 +90,7 @@ def score(predictor: Predictor, cases: list[Case]) -> dict[str, float]:
     for case in cases:
         predicted, reference = predictor(case.scan()).labels, case.labels(PLAN)
         for name, values in dice.items():
-            a, b = predicted.mask(name), reference.mask(name)
-            values.append(2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+            values.append(metrics.dice(predicted.mask(name), reference.mask(name)))
     return {f"dice {name}": round(float(np.mean(values)), 4) for name, values in dice.items()}
 
 

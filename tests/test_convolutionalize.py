@@ -139,6 +139,26 @@ class Choosy(Mean):
         return super().forward(x) if x.sum() > 0 else x
 
 
+class Scaled(Mean):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.fc = nn.Parameter(torch.ones(4)), nn.Linear(4 * 324, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).flatten(1)) * self.scale
+
+
+class Crossed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4 * 9 * 18, 2)
+
+    def forward(self, x):
+        x = self.conv(x)
+        halves = functional.avg_pool2d(x, (2, 1)), functional.avg_pool2d(x, (1, 2))
+        return self.fc(halves[0].flatten(1) + halves[1].flatten(1))
+
+
 def small(*tail):
     return nn.Sequential(nn.Conv2d(1, 4, 3), *tail)
 
@@ -165,6 +185,8 @@ REFUSED = {
     "a norm of places": (small(nn.Flatten(), nn.LayerNorm(FOUR), nn.Linear(FOUR, 2)), "LayerNorm.*no counterpart"),
     "a choice by the data": (Choosy(), "decides by the data"),
     "3D for 2D": (nn.Sequential(nn.Conv3d(1, 4, 3), nn.Flatten(), nn.Linear(9, 2)), r"Conv3d.*input size \(20, 20\)"),
+    "a scale of features": (Scaled(), "scale.*without a flattening"),
+    "a sum of flattened maps of two shapes": (Crossed(), "the result cannot run on score maps"),
     "no layers": (nn.ReLU(), "neither convolutions nor linear layers"),
 }
 

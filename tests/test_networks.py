@@ -295,15 +295,16 @@ class TestFCN:
         assert np.array_equal(fine["fc6.weight"], coarse["fc6.weight"])
 
     def test_learned_upsampling_begins_as_the_fixed_one(self):
+        """Away from the border, where a transposed convolution fades towards zero."""
         torch.manual_seed(0)
-        options = {"axes": 3, "in_channels": 1, "out_channels": 2, "width": 2, "fc_width": 8}
+        options = {"axes": 2, "in_channels": 1, "out_channels": 2, "width": 2, "fc_width": 8}
         fixed, learned = (build("fcn8s", learned=learned, **options).eval() for learned in (False, True))
         start_from(learned, fixed.state_dict())
-        x = torch.randn(1, 1, 160, 32, 32)
-        inner = (..., slice(64, 96), slice(None), slice(None))
-        difference = learned(x) - fixed(x)
+        x = torch.randn(1, 1, 224, 224)
+        middle = (..., slice(80, 144), slice(80, 144))
+        assert torch.allclose(learned(x)[middle], fixed(x)[middle], atol=1e-4)
+        assert not torch.allclose(learned(x), fixed(x), atol=1e-4)
         assert learned.to_input.weight.requires_grad
-        assert difference[inner].abs().max() <= difference.abs().max()
         flat = build("fcn8s", axes=2, in_channels=1, out_channels=1, learned=True, width=2).to_input
         ramp = torch.arange(20.0).repeat(20, 1)[None, None]
         expected = functional.interpolate(ramp, scale_factor=8, mode="bilinear")

@@ -118,6 +118,12 @@ def test_a_contact_sheet_does_not_depend_on_the_stored_order(order):
     assert contact_sheet(turned[0], {"m": turned[1]}) == contact_sheet(scan, {"m": labels})
 
 
+def test_a_contact_sheet_of_one_slice_shows_the_slice():
+    scan, labels = case((20, 24, 1))
+    sheet = Image.open(io.BytesIO(contact_sheet(scan, {"m": labels}, columns=2)))
+    assert sheet.size[1] > 300  # seen from the side, it would be a line
+
+
 def test_targets_are_named_after_the_scan(tmp_path):
     targets = plan_targets("case_seg", tmp_path, ["nifti", "seg.nrrd"], probabilities=True)
     assert {kind: path.name for kind, path in targets.items()} == {

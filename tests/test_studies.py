@@ -115,6 +115,23 @@ def test_pages_are_those_of_a_picture(tmp_path, sample):
     assert medseg.io.count_pages(tmp_path / "one.png") == 1
 
 
+def test_labels_of_one_page_are_read_and_a_wrong_page_is_refused(isbi2012):
+    labels = medseg.read_labels(isbi2012 / "train-labels.tif", volume=23)
+    assert set(np.unique(labels.array)) == {0, 255}
+    with pytest.raises(ScanError):
+        medseg.read_labels(isbi2012 / "train-labels.tif", volume=24)
+    with pytest.raises(ScanError):
+        medseg.read_labels(isbi2012 / "train-labels.tif")
+
+
+def test_a_layer_of_segments_is_read_by_number(tmp_path):
+    grid = smooth_scan((4, 5, 6)).geometry
+    medseg.write(LabelMap(np.ones(grid.shape, np.uint8), grid), tmp_path / "one.nrrd")
+    assert medseg.read_labels(tmp_path / "one.nrrd", volume=0).array.all()
+    with pytest.raises(ScanError):
+        medseg.read_labels(tmp_path / "one.nrrd", volume=1)
+
+
 def test_scores_of_probabilities_need_them(isbi2012):
     case = read_isbi2012(isbi2012)[0]
     found, plan = a_prediction(STUDIES["isbi2012"], case)

@@ -71,7 +71,7 @@ def read_labels(path: str | os.PathLike[str], *, volume: int | None = None) -> L
     path : path
         NIfTI-1 or -2, NRRD, `.seg.nrrd`, MetaImage, PNG, TIFF or GIF; told by content.
     volume : int, optional
-        Which volume (or page) of a file that holds several, counted from 0; not for NRRD, whose segments are layers.
+        Which volume (or page) of a file that holds several, counted from 0; of a `.seg.nrrd` one layer, without names.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def read_labels(path: str | os.PathLike[str], *, volume: int | None = None) -> L
     path = Path(path)
     with _answered(path):
         kind = sniff(path)
-        if kind == "nrrd":
+        if kind == "nrrd" and volume is None:
             from medseg.io.segments import read_segments
 
             return read_segments(path)

@@ -13,15 +13,11 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
+from medseg.networks.layers import BATCH_NORM, CONV, INSTANCE_NORM, MAX_POOL
 from medseg.networks.upsampling import Linear
 
-Layer = Callable[..., nn.Module]
 Size = int | Sequence[int]  # one number for every axis, or one per axis
-CONV: dict[int, Layer] = {2: nn.Conv2d, 3: nn.Conv3d}
-POOL: dict[int, Layer] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 NORMS = ("instance", "batch", "group", "none")
-_BATCH: dict[int, Layer] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_INSTANCE: dict[int, Layer] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _GROUPS = 8  # of channels in a group norm, fewer where a group would have but one channel
 
 
@@ -51,9 +47,9 @@ def norm_layer(name: str, axes: int, channels: int) -> nn.Module:
     """
     match name:
         case "instance":
-            return _INSTANCE[axes](channels, affine=True)
+            return INSTANCE_NORM[axes](channels, affine=True)
         case "batch":
-            return _BATCH[axes](channels)
+            return BATCH_NORM[axes](channels)
         case "group":
             return nn.GroupNorm(gcd(_GROUPS, channels, channels // 2 or 1), channels)
         case "none":
@@ -63,7 +59,7 @@ def norm_layer(name: str, axes: int, channels: int) -> nn.Module:
 
 def pool(axes: int) -> nn.Module:
     """Return max pooling by 2 that keeps the last, half-filled cell of an odd axis."""
-    return POOL[axes](2, ceil_mode=True)
+    return MAX_POOL[axes](2, ceil_mode=True)
 
 
 def vgg_stages(axes: int, in_channels: int, width: int | None, *, norm: str) -> tuple[list[int], nn.ModuleList]:

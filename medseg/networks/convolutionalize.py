@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from math import prod
 from typing import Any
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from medseg.errors import PlanError
+from medseg.networks.layers import BATCH_NORM, CONV
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_BATCH_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _FLATTEN = {"Flatten", "flatten", "view", "reshape"}
 _SOFTMAX = {"Softmax", "LogSoftmax", "softmax", "log_softmax"}
 _VOXELWISE = {  # layers, functions and methods that treat the features of a voxel as they treat a vector
@@ -55,7 +54,7 @@ def convolutionalize(classifier: nn.Module, *, input_size: Sequence[int]) -> nn.
     (torch.Size([1, 10, 1, 1]), torch.Size([1, 10, 19, 15]))
     """
     size = tuple(input_size)
-    if len(size) not in _CONV or min(size) < 1:
+    if len(size) not in CONV or min(size) < 1:
         raise PlanError(f"input size {size} is not that of a picture or a volume", hint="give 2 or 3 positive sizes")
     copy = deepcopy(classifier).eval()
     try:
@@ -67,7 +66,10 @@ def convolutionalize(classifier: nn.Module, *, input_size: Sequence[int]) -> nn.
     with torch.no_grad():
         scores = turner.run(example)
         network = turner.turned()
-        answer = network(example)
+        try:
+            answer = network(example)
+        except RuntimeError as error:
+            raise _refusal("the result", f"cannot run on score maps ({error})") from error
     apart = (answer - scores.reshape(answer.shape)).abs().max() if answer.numel() == scores.numel() else torch.inf
     if apart > _TOLERANCE * max(1.0, float(scores.abs().max())):
         raise _refusal("the result", "does not give the scores of the classifier on its own input size")
@@ -140,7 +142,7 @@ class _Turner(fx.Interpreter):
         if linear.in_features != prod(shape):
             raise self._misfit(node, "Linear", linear.in_features, shape)
         channels, *kernel = shape
-        conv = _CONV[self.axes](channels, linear.out_features, tuple(kernel), bias=linear.bias is not None)
+        conv = CONV[self.axes](channels, linear.out_features, tuple(kernel), bias=linear.bias is not None)
         conv.weight = nn.Parameter(linear.weight.detach().reshape(len(linear.weight), *shape).clone())
         if linear.bias is not None:
             conv.bias = nn.Parameter(linear.bias.detach().clone())
@@ -152,7 +154,7 @@ class _Turner(fx.Interpreter):
         one_voxel = all(set(shape[1:]) == {1} for shape in before)
         if name == "BatchNorm1d" and one_voxel:
             norm = self.fetch_attr(str(node.target))
-            twin = _BATCH_NORM[self.axes](norm.num_features, norm.eps, norm.momentum, norm.affine)
+            twin = BATCH_NORM[self.axes](norm.num_features, norm.eps, norm.momentum, norm.affine)
             twin.load_state_dict(norm.state_dict())
             self._replace(node, twin.eval())
         elif name in _SOFTMAX and one_voxel:

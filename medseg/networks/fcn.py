@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medseg.networks.architecture import Architecture
-from medseg.networks.blocks import CONV, cut, he_, pool, vgg_stages
+from medseg.networks.blocks import cut, he_, pool, vgg_stages
+from medseg.networks.layers import CONV
 from medseg.networks.upsampling import Linear, learned_linear
 
 _SKIPS = {32: 0, 16: 1, 8: 2}  # stride of the finest scores: how many poolings are scored too

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.networks.architecture import Architecture
-from medseg.networks.blocks import CONV, cut, pool, vgg_stages
+from medseg.networks.blocks import cut, pool, vgg_stages
+from medseg.networks.layers import CONV
 from medseg.networks.upsampling import Linear
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg.errors import PlanError
@@ -67,7 +68,7 @@ def needs(architecture: str, *, axes: int, in_channels: int = 1, out_channels: i
 
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage()._cdata] = tensor  # noqa: SLF001 - views of one storage count once
+            kept[StorageWeakRef(tensor.untyped_storage()).cdata] = tensor  # views of one storage count once
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):

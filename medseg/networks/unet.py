@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from medseg.networks.architecture import Architecture
-from medseg.networks.blocks import CONV, ConvBlock, Size, UpBlock, per_axis
+from medseg.networks.blocks import ConvBlock, Size, UpBlock, per_axis
+from medseg.networks.layers import CONV
 from medseg.networks.upsampling import upsampler
 
 

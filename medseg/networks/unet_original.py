@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from medseg.errors import ShapeMismatch
 from medseg.networks.architecture import Architecture
-from medseg.networks.blocks import CONV, POOL, he_, norm_layer
+from medseg.networks.blocks import cut, he_, norm_layer
+from medseg.networks.layers import CONV, MAX_POOL
 from medseg.networks.upsampling import upsampler
 
 
@@ -67,7 +68,7 @@ class UNetOriginal(Architecture):
             _pair(axes, a, between, b, norm)
             for a, between, b in zip([in_channels, *widths[:-1]], firsts, widths, strict=True)
         )
-        self.pool = POOL[axes](2)
+        self.pool = MAX_POOL[axes](2)
         self.dropout = nn.Dropout(dropout)
         self.enlarge, self.ups = nn.ModuleList(), nn.ModuleList()
         for a, b in reversed(list(pairwise(widths))):
@@ -78,7 +79,7 @@ class UNetOriginal(Architecture):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x.shape)
-        size = x.shape[2:]
+        image = x
         if self.keeps_size:
             x = self._mirrored(x)
         features = [self.downs[0](x)]
@@ -89,7 +90,7 @@ class UNetOriginal(Architecture):
             x = enlarge(x)
             x = up(torch.cat((_middle(features.pop(), x.shape[2:]), x), dim=1))
         logits: Tensor = self.head(x)
-        return logits[(slice(None), slice(None), *map(slice, size))] if self.keeps_size else logits
+        return cut(logits, image) if self.keeps_size else logits
 
     @property
     def size_rule(self) -> str:
@@ -115,7 +116,7 @@ class UNetOriginal(Architecture):
 
     @property
     def margin(self) -> int:
-        """Voxels that the unpadded convolutions take off each side of an axis: 92 in 2D, 44 in 3D."""
+        """Voxels that the unpadded convolutions take off each side of an axis: by default 92 in 2D, 44 in 3D."""
         step = self.stride[0]
         return 4 * (step - 1) + 2 * step
 

@@ -13,7 +13,7 @@ factor * a to factor * (a + 1) - 1, so that nothing shifts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import ShapeMismatch
+from medseg.networks.layers import CONV, TRANSPOSED, Layer
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -72,7 +71,7 @@ def transposed(
             why = "overlaps unevenly" if size % stride else "cannot be centred"
             raise ValueError(f"kernel {size} {why} at stride {stride}: use {right}")
     padding = tuple((size - stride) // 2 for size, stride in zip(kernels, factor, strict=True))
-    return _TRANSPOSED[axes](in_channels, out_channels, kernels, tuple(factor), padding)
+    return TRANSPOSED[axes](in_channels, out_channels, kernels, tuple(factor), padding)
 
 
 def resize(
@@ -82,7 +81,7 @@ def resize(
     if mode not in ("nearest", "linear"):
         raise ValueError(f"mode {mode!r} is unknown: choose nearest or linear")
     larger = Linear(factor) if mode == "linear" else nn.Upsample(scale_factor=tuple(map(float, factor)))
-    return nn.Sequential(larger, _CONV[axes](in_channels, out_channels, 3, padding=1))
+    return nn.Sequential(larger, CONV[axes](in_channels, out_channels, 3, padding=1))
 
 
 def linear(axes: int, in_channels: int, out_channels: int, *, factor: Sequence[int]) -> nn.Module:
@@ -90,7 +89,7 @@ def linear(axes: int, in_channels: int, out_channels: int, *, factor: Sequence[i
     larger = Linear(factor)
     if in_channels == out_channels:
         return larger
-    return nn.Sequential(_CONV[axes](in_channels, out_channels, 1), larger)  # the two commute; this way is cheaper
+    return nn.Sequential(CONV[axes](in_channels, out_channels, 1), larger)  # the two commute; this way is cheaper
 
 
 class Linear(nn.Module):
@@ -114,7 +113,7 @@ class Shuffle(nn.Module):
     def __init__(self, axes: int, in_channels: int, out_channels: int, *, factor: Sequence[int]) -> None:
         super().__init__()
         self.factor = tuple(factor)
-        self.conv = _CONV[axes](in_channels, out_channels * prod(factor), 3, padding=1)
+        self.conv = CONV[axes](in_channels, out_channels * prod(factor), 3, padding=1)
         with torch.no_grad():
             for parameter in self.conv.parameters():
                 cells = parameter.view(out_channels, prod(factor), *parameter.shape[1:])
@@ -130,7 +129,7 @@ class Shuffle(nn.Module):
         return y.permute(0, 1, *order).reshape(batch, -1, *larger)
 
 
-UPSAMPLERS: dict[str, Callable[..., nn.Module]] = {
+UPSAMPLERS: dict[str, Layer] = {
     "transposed": transposed,
     "resize": resize,
     "shuffle": Shuffle,
@@ -144,7 +143,7 @@ def learned_linear(axes: int, channels: int, factor: int) -> nn.Module:
     Long, Shelhamer and Darrell 2015, section 3.3. At the border it fades towards zero where `Linear` repeats the
     outermost voxels.
     """
-    layer = _TRANSPOSED[axes](channels, channels, 2 * factor, factor, factor // 2, groups=channels, bias=False)
+    layer = TRANSPOSED[axes](channels, channels, 2 * factor, factor, factor // 2, groups=channels, bias=False)
     x = (torch.arange(2 * factor) + 0.5) / factor
     tent = torch.ones(())
     for _ in range(axes):

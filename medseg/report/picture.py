@@ -91,7 +91,7 @@ def draw(
 
 
 def contact_sheet(scan: Volume, maps: Mapping[str, LabelMap], *, columns: int = 5) -> bytes:
-    """Return a PNG of one plane of a scan: as it is, and with each of several label maps.
+    """Return a PNG of one plane of a scan (sagittal where there is one): as it is, and with each of several label maps.
 
     Parameters
     ----------
@@ -103,12 +103,13 @@ def contact_sheet(scan: Volume, maps: Mapping[str, LabelMap], *, columns: int = 
         Tiles in a row.
     """
     oriented = [_oriented(scan, labels) for labels in maps.values()]
-    view = _VIEWS[2] if scan.geometry.physical else _PICTURE
+    view = _views(oriented[0][0])[-1]
     at = _fullest(oriented[0][1], view)
     planes = [_cut(volume, labels, view, at) for volume, labels in oriented]
     pixels_per_mm = _PANEL / max(planes[0].size_mm)
-    colours = [label.rgb for label in oriented[0][1].labels]
-    tiles = [_paint(planes[0], pixels_per_mm, ()), *(_paint(plane, pixels_per_mm, colours) for plane in planes)]
+    colours = [[label.rgb for label in labels.labels] for labels in maps.values()]
+    painted = [_paint(plane, pixels_per_mm, each) for plane, each in zip(planes, colours, strict=True)]
+    tiles = [_paint(planes[0], pixels_per_mm, ()), *painted]
     width, height = tiles[0].width + _GAP, tiles[0].height + _GAP + _LEGEND
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
@@ -123,12 +124,16 @@ def contact_sheet(scan: Volume, maps: Mapping[str, LabelMap], *, columns: int = 
 
 
 def _planes(scan: Volume, labels: LabelMap) -> list[_Plane]:
-    if not scan.geometry.physical:
-        return [_cut(scan, labels, _PICTURE, 0)]
     scan, labels = _oriented(scan, labels)
+    return [_cut(scan, labels, view, _fullest(labels, view)) for view in _views(scan)]
+
+
+def _views(scan: Volume) -> Sequence[_View]:
+    """Return the views in which an oriented scan is more than a line."""
+    if not scan.geometry.physical:
+        return [_PICTURE]
     shape = scan.geometry.shape
-    views = [view for view in _VIEWS if shape[view.right] > 1 and shape[view.down] > 1]
-    return [_cut(scan, labels, view, _fullest(labels, view)) for view in views or _VIEWS[:1]]
+    return [view for view in _VIEWS if shape[view.right] > 1 and shape[view.down] > 1] or _VIEWS[:1]
 
 
 def _oriented(scan: Volume, labels: LabelMap) -> tuple[Volume, LabelMap]:
