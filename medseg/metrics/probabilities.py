@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from medseg.errors import UsageError
 from medseg.metrics.overlap import Mask, check_shapes
 
 Floats = npt.NDArray[np.floating]
@@ -56,3 +57,59 @@ def sensitivity_at_specificity(probability: Floats, reference: Mask, specificity
     if allowed >= outside.size:
         return 1.0
     return float((inside > outside[outside.size - 1 - allowed]).mean())
+
+
+def brier(probability: Floats, reference: Mask) -> float:
+    """Return the mean squared difference between probability and truth: 0 to 1, less is better; nan without voxels.
+
+    Brier, Monthly Weather Review 78(1), 1950 (half of his sum over both classes). It grows with the structure's share
+    of the grid, so compare it on one grid only.
+
+    Parameters
+    ----------
+    probability : array of float
+        Of the label, 0 to 1.
+    reference : array of bool
+        Of the same shape.
+
+    Raises
+    ------
+    UsageError
+        If a probability lies outside 0 to 1.
+
+    Examples
+    --------
+    >>> brier(np.array([0.0, 0.5, 1.0, 1.0]), np.array([False, True, True, True]))
+    0.0625
+    """
+    _check_probabilities(probability, reference)
+    return float(np.mean((probability - reference) ** 2, dtype=np.float64)) if reference.size else np.nan
+
+
+def calibration_error(probability: Floats, reference: Mask, *, bins: int = 15) -> float:
+    """Return the expected calibration error (ECE): 0 to 1, less is better; nan without voxels.
+
+    Voxels are sorted into bins of equal width by the label's probability; in each, the mean probability is held against
+    the share that is of the label, and the differences are averaged by the voxels in the bin. Naeini et al., AAAI 2015;
+    Guo et al., ICML 2017 (who bin the probability of the winning class).
+
+    Examples
+    --------
+    >>> calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([True, True, True, False])).__round__(3)
+    0.15
+    """
+    _check_probabilities(probability, reference)
+    if not reference.size:
+        return np.nan
+    flat = probability.ravel().astype(np.float64)
+    place = np.minimum((flat * bins).astype(np.intp), bins - 1)
+    gaps = np.bincount(place, weights=flat - reference.ravel(), minlength=bins)
+    return float(np.abs(gaps).sum() / reference.size)
+
+
+def _check_probabilities(probability: Floats, reference: Mask) -> None:
+    check_shapes(probability, reference)
+    if probability.size and not (probability.min() >= 0 and probability.max() <= 1):
+        raise UsageError(
+            f"probabilities from {probability.min():g} to {probability.max():g}", hint="apply sigmoid or softmax first"
+        )
