@@ -140,6 +140,10 @@ class Plan(Record):
         Architecture and options.
     largest_component : tuple of str
         Labels of which only the largest connected component is kept.
+    minimum_ml : mapping of str to float
+        Labels of which smaller connected components are removed.
+    fill_holes : tuple of str
+        Labels that get the background which they enclose.
     """
 
     axes: Literal[2, 3]
@@ -152,14 +156,17 @@ class Plan(Record):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     network: Network
     largest_component: tuple[str, ...] = ()
+    minimum_ml: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    fill_holes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         names = [label.name for label in self.labels]
         if len({*names}) < len(names) or len({label.value for label in self.labels}) < len(names):
             raise ValueError("two labels share a name or a value")
-        if unknown := [name for name in self.largest_component if name not in names]:
-            raise ValueError(f"largest_component names unknown labels: {', '.join(unknown)}")
+        for field in ("largest_component", "minimum_ml", "fill_holes"):
+            if unknown := [name for name in getattr(self, field) if name not in names]:
+                raise ValueError(f"{field} names unknown labels: {', '.join(unknown)}")
         parse_orientation(self.orientation)
         if min(self.patch) < 1 or (self.axes == 2 and self.patch[2] != 1):
             raise ValueError(f"patch {self.patch} does not fit {self.axes} axes")

@@ -1,24 +1,44 @@
-"""Cleaning a label map after prediction, and counting its pieces."""
+"""Cleaning a label map after prediction, and counting its pieces.
+
+Each step looks at the map in one orientation, so that the answer does not depend on how it is stored, and takes one
+pass for all labels that do not overlap. What is removed becomes background.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from medseg.geometry import AxisOrder
-from medseg.volume import LabelMap
+from medseg.pieces import connected_pieces
+from medseg.plan import Label, Plan
+from medseg.volume import LabelMap, disjoint
+
+Box = tuple[slice, ...]
+Sizes = npt.NDArray[np.int64]
 
 
-def clean(labels: LabelMap, largest_component: Iterable[str]) -> tuple[LabelMap, dict[str, float]]:
+def clean(labels: LabelMap, plan: Plan) -> tuple[LabelMap, dict[str, float]]:
+    """Do what a plan asks for: largest pieces, then specks, then holes.
+
+    Returns
+    -------
+    LabelMap, dict
+        The cleaned map, and what `keep_largest` says of the plan's labels.
+    """
+    labels, removed = keep_largest(labels, plan.largest_component)
+    labels = remove_specks(labels, plan.minimum_ml)
+    return fill_holes(labels, plan.fill_holes), removed
+
+
+def keep_largest(labels: LabelMap, names: Iterable[str]) -> tuple[LabelMap, dict[str, float]]:
     """Keep only the largest connected piece (26 neighbours) of each named label.
 
-    Of two pieces of one size that stays which begins further left, then back, then below, however the map is
-    stored. Labels that are not named are untouched.
+    Of two pieces of one size that stays which begins further left, then back, then below. Labels that are not named
+    are untouched.
 
     Returns
     -------
@@ -26,33 +46,103 @@ def clean(labels: LabelMap, largest_component: Iterable[str]) -> tuple[LabelMap,
         The cleaned map, and for each named label that is present the fraction of its voxels that was removed.
     """
     removed: dict[str, float] = {}
-    for name in largest_component:
-        order, box, pieces = _pieces(labels, name)
-        sizes = np.bincount(pieces.ravel())[1:]
-        if sizes.size:
-            removed[name] = 1 - float(sizes.max() / sizes.sum())
-        if len(sizes) > 1:
-            array = labels.array.copy()
-            order.apply(array)[box][(pieces > 0) & (pieces != 1 + sizes.argmax())] = 0
-            labels = replace(labels, array=array)
-    return labels, removed
+
+    def others(group: tuple[Label, ...], owners: Sizes, sizes: Sizes) -> npt.NDArray[np.bool_]:
+        dropped = np.ones(len(sizes), bool)
+        for place, label in enumerate(group, start=1):
+            own = np.flatnonzero(owners == place)
+            if len(own):
+                largest = own[sizes[own].argmax()]
+                dropped[largest] = False
+                removed[label.name] = 1 - float(sizes[largest] / sizes[own].sum())
+        return dropped
+
+    return _without(labels, names, others), removed
 
 
-def count_pieces(labels: LabelMap, name: str) -> int:
-    """Return how many connected pieces (26 neighbours) a label has."""
-    return int(_pieces(labels, name)[2].max(initial=0))
+def remove_specks(labels: LabelMap, minimum_ml: Mapping[str, float]) -> LabelMap:
+    """Remove the connected pieces (26 neighbours) of each named label that are smaller than its minimum in mL.
+
+    Of a picture without a physical size the minimum is a number of pixels.
+    """
+    unit = labels.geometry.voxel_volume / 1000 if labels.geometry.physical else 1.0
+
+    def small(group: tuple[Label, ...], owners: Sizes, sizes: Sizes) -> npt.NDArray[np.bool_]:
+        minimum = np.array([0.0, *(minimum_ml[label.name] for label in group)])
+        dropped: npt.NDArray[np.bool_] = sizes * unit < minimum[owners] * (1 - 1e-9)
+        return dropped
+
+    return _without(labels, minimum_ml, small)
 
 
-def _pieces(labels: LabelMap, name: str) -> tuple[AxisOrder, tuple[slice, ...], npt.NDArray[np.unsignedinteger[Any]]]:
-    """Return the order to RAS, the box around a label in that order, and its pieces in the box, numbered from 1."""
+def fill_holes(labels: LabelMap, names: Iterable[str]) -> LabelMap:
+    """Give each named label the background that it encloses: what has no way out over faces of voxels (6 neighbours).
+
+    Voxels of other labels stay, and are walls only to their own label. In a map of one slice a hole is enclosed in
+    the slice.
+    """
+    array = labels.array.copy()
+    flat = array.shape.index(1) if 1 in array.shape else None
+    for name in names:
+        mask = labels.mask(name)
+        box = _box(mask)
+        if box is not None:
+            part = np.pad(mask[box], [(0, 0) if axis == flat else (1, 1) for axis in range(3)])
+            spaces = connected_pieces((~part).squeeze(flat) if flat is not None else ~part, faces_only=True)
+            spaces = spaces.reshape(part.shape)
+            holes = (spaces > 0) & (spaces != spaces.flat[0])  # the first corner is outside
+            inner = holes[tuple(slice(None) if axis == flat else slice(1, -1) for axis in range(3))]
+            array[box][inner & (array[box] == 0)] = labels.label(name).atoms[0]
+    return replace(labels, array=array)
+
+
+def count_pieces(labels: LabelMap) -> dict[str, int]:
+    """Return how many connected pieces (26 neighbours) each label has."""
+    counts: dict[str, int] = {}
+    for group in disjoint(labels.labels):
+        _, owners, _, _ = _pieces(labels, group)
+        found = np.bincount(owners, minlength=len(group) + 1)
+        counts |= {label.name: int(found[place]) for place, label in enumerate(group, start=1)}
+    return {label.name: counts[label.name] for label in labels.labels}
+
+
+def _without(
+    labels: LabelMap,
+    names: Iterable[str],
+    unwanted: Callable[[tuple[Label, ...], Sizes, Sizes], npt.NDArray[np.bool_]],
+) -> LabelMap:
+    """Return the map without the pieces that `unwanted` chooses by their labels (places in the group) and sizes."""
     order = labels.geometry.order_to("RAS")
-    mask = order.apply(labels.mask(name))
-    box = tuple(_span(np.asarray(mask.any(axis=others))) for others in ((1, 2), (0, 2), (0, 1)))
-    part = np.ascontiguousarray(mask[box])
-    pieces = cc3d.connected_components(part, connectivity=26) if part.size else np.zeros(part.shape, np.uint32)
-    return order, box, pieces
+    for group in disjoint([labels.label(name) for name in names]):
+        box, owners, sizes, pieces = _pieces(labels, group)
+        dropped = np.append(False, unwanted(group, owners, sizes))  # the background is no piece
+        if dropped.any():
+            array = labels.array.copy()
+            order.apply(array)[box][dropped[pieces]] = 0
+            labels = replace(labels, array=array)
+    return labels
 
 
-def _span(hit: npt.NDArray[np.bool_]) -> slice:
-    found = np.flatnonzero(hit)
-    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
+def _pieces(labels: LabelMap, group: tuple[Label, ...]) -> tuple[Box, Sizes, Sizes, npt.NDArray[Any]]:
+    """Return the pieces of labels that do not overlap, in RAS order.
+
+    The box around them; for each piece its label's place in the group, from 1, and its voxels; and the number of each
+    voxel's piece, from 1.
+    """
+    places = labels.geometry.order_to("RAS").apply(labels.places(group))
+    box = _box(places)
+    if box is None:
+        return (slice(0),) * 3, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0, 0), np.intp)
+    part = np.ascontiguousarray(places[box])
+    pieces = connected_pieces(part)
+    sizes = np.bincount(pieces.ravel())[1:]
+    owners = np.zeros(len(sizes) + 1, np.int64)
+    inside = part != 0
+    owners[pieces[inside]] = part[inside]
+    return box, owners[1:], sizes, pieces
+
+
+def _box(mask: npt.NDArray[Any]) -> Box | None:
+    """Return the box around what is not 0, None if there is nothing."""
+    hits = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits) if len(hits[0]) else None

@@ -75,7 +75,7 @@ def measure(prepared: Prepared, labels: LabelMap, plan: Plan) -> Measures:
         intensity=_intensity(prepared),
         voxels=counts,
         volume_ml={name: count * scan.voxel_volume / 1000 for name, count in counts.items()},
-        components={name: count_pieces(labels, name) for name in counts},
+        components=count_pieces(labels),
     )
 
 

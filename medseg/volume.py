@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,15 @@ class LabelMap:
         atoms = self.label(name).atoms
         return self.array == atoms[0] if len(atoms) == 1 else np.isin(self.array, atoms)
 
+    def places(self, labels: Sequence[Label]) -> Array:
+        """Return where labels that do not overlap are: (I, J, K), n for the nth of them (from 1), 0 elsewhere."""
+        table = np.zeros(int(self.array.max()) + 1, np.min_scalar_type(len(labels)))
+        for place, label in enumerate(labels, start=1):
+            table[[atom for atom in label.atoms if atom < len(table)]] = place
+        if self.array.dtype == table.dtype and (table == np.arange(len(table))).all():
+            return self.array
+        return table.take(self.array)
+
     def counts(self) -> dict[str, int]:
         """Return the number of voxels of each label."""
         per_atom = np.zeros(65536, np.int64)
@@ -114,6 +123,19 @@ class LabelMap:
             found = np.bincount(plane.ravel())[: len(per_atom)]
             per_atom[: len(found)] += found
         return {label.name: int(per_atom[list(label.atoms)].sum()) for label in self.labels}
+
+
+def disjoint(labels: Iterable[Label]) -> list[tuple[Label, ...]]:
+    """Return labels in as few groups as come of putting each into the first in which it overlaps none."""
+    groups: list[list[Label]] = []
+    for label in labels:
+        free = (group for group in groups if all({*label.atoms}.isdisjoint(other.atoms) for other in group))
+        group = next(free, None)
+        if group is None:
+            groups.append([label])
+        else:
+            group.append(label)
+    return [tuple(group) for group in groups]
 
 
 def stack_channels(volumes: Sequence[Volume]) -> Volume:

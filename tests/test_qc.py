@@ -6,7 +6,6 @@ from conftest import ORDERS, PLAN, smooth_scan
 
 from medseg.geometry import Geometry
 from medseg.plan import Label, Plan
-from medseg.postprocess import clean, count_pieces
 from medseg.prepare import prepare
 from medseg.qc import Measures, assess, fingerprint, measure
 from medseg.volume import LabelMap, Volume
@@ -142,41 +141,3 @@ def test_smoothness_tells_tissue_from_noise():
     empty = labels(np.zeros(GRID.shape, np.uint8))
     assert measure(prepare(smooth_scan((20, 20, 20)), plan), empty, plan).intensity["smoothness"] > 0.8
     assert abs(measure(prepare(noise, plan), empty, plan).intensity["smoothness"]) < 0.1
-
-
-def test_pieces_are_counted_over_corners():
-    array = np.zeros((6, 6, 6), np.uint8)
-    array[0, 0, 0] = array[1, 1, 1] = array[4, 4, 4] = 1
-    found = LabelMap(array, Geometry(np.eye(4), (6, 6, 6)), LABELS)
-    assert count_pieces(found, "front") == 2
-    assert count_pieces(found, "back") == 0
-
-
-def test_cleaning_keeps_the_largest_piece_of_each_named_label_and_touches_no_other():
-    array = np.zeros((9, 9, 9), np.uint8)
-    array[0:2, 0:2, 0:2] = 1
-    array[5, 5, 5] = 1
-    array[8, 8, 8] = array[0, 8, 8] = 2
-    cleaned, removed = clean(LabelMap(array, Geometry(np.eye(4), (9, 9, 9)), LABELS), ["front"])
-    assert removed == {"front": pytest.approx(1 / 9)}
-    assert (cleaned.array == 1).sum() == 8
-    assert (cleaned.array == 2).sum() == 2
-    assert (array == 1).sum() == 9  # the input stays
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_of_two_pieces_of_one_size_the_same_stays_in_each_of_the_48_orders(order):
-    array = np.zeros((9, 8, 7), np.uint8)
-    array[1, 6, 5] = array[7, 1, 2] = array[4, 3, 6] = 1
-    grid = Geometry(np.eye(4), array.shape)
-    wanted = clean(LabelMap(array, grid, LABELS), ["front"])[0].array
-    assert wanted[1, 6, 5] == 1
-    assert wanted.sum() == 1
-    stored = np.ascontiguousarray(order.apply(array))
-    found = clean(LabelMap(stored, grid.reordered(order), LABELS), ["front"])[0].array
-    assert np.array_equal(found, order.apply(wanted))
-
-
-def test_cleaning_a_map_without_the_label_changes_nothing():
-    empty = labels(np.zeros(GRID.shape, np.uint8))
-    assert clean(empty, ["front"]) == (empty, {})

@@ -118,7 +118,7 @@ class Predictor:
             )
         with timed("restore", seconds, progress):
             array = restore_labels(logits, prepared.geometry, scan.geometry, plan)
-            labels, removed = clean(LabelMap(array, scan.geometry, plan.labels, scan.source), plan.largest_component)
+            labels, removed = clean(LabelMap(array, scan.geometry, plan.labels, scan.source), plan)
             shares = None
             if probabilities:
                 shares = restore_probabilities(logits, prepared.geometry, scan.geometry)

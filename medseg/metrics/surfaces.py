@@ -64,7 +64,8 @@ def surfaces(labels: Labels, spacing: Sequence[float], kind: Kind = "voxels") ->
     low = np.array([part.start for part in box])
     found = {}
     for value, own in zip(present.tolist(), np.split(at[order], starts[1:]), strict=True):
-        points, sizes = np.stack(np.unravel_index(own, centre.shape), axis=1), None
+        points: Points = np.stack(np.unravel_index(own, centre.shape), axis=1)
+        sizes: Floats | None = None
         if kind == "elements":
             points, sizes = _elements(padded, value, points, spacing)
         found[value] = Surface(points + low, sizes)
