@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.boxes import Box, box_around
 from medseg.pieces import connected_pieces
 from medseg.plan import Label, Plan
 from medseg.volume import LabelMap, disjoint
 
-Box = tuple[slice, ...]
 Sizes = npt.NDArray[np.int64]
 
 
@@ -85,7 +85,7 @@ def fill_holes(labels: LabelMap, names: Iterable[str]) -> LabelMap:
     flat = array.shape.index(1) if 1 in array.shape else None
     for name in names:
         mask = labels.mask(name)
-        box = _box(mask)
+        box = box_around(mask)
         if box is not None:
             part = np.pad(mask[box], [(0, 0) if axis == flat else (1, 1) for axis in range(3)])
             spaces = connected_pieces((~part).squeeze(flat) if flat is not None else ~part, faces_only=True)
@@ -99,7 +99,7 @@ def fill_holes(labels: LabelMap, names: Iterable[str]) -> LabelMap:
 def count_pieces(labels: LabelMap) -> dict[str, int]:
     """Return how many connected pieces (26 neighbours) each label has."""
     counts: dict[str, int] = {}
-    for group in disjoint(labels.labels):
+    for group in disjoint(labels.labels, _atoms):
         _, owners, _, _ = _pieces(labels, group)
         found = np.bincount(owners, minlength=len(group) + 1)
         counts |= {label.name: int(found[place]) for place, label in enumerate(group, start=1)}
@@ -113,7 +113,7 @@ def _without(
 ) -> LabelMap:
     """Return the map without the pieces that `unwanted` chooses by their labels (places in the group) and sizes."""
     order = labels.geometry.order_to("RAS")
-    for group in disjoint([labels.label(name) for name in names]):
+    for group in disjoint([labels.label(name) for name in names], _atoms):
         box, owners, sizes, pieces = _pieces(labels, group)
         dropped = np.append(False, unwanted(group, owners, sizes))  # the background is no piece
         if dropped.any():
@@ -129,8 +129,8 @@ def _pieces(labels: LabelMap, group: tuple[Label, ...]) -> tuple[Box, Sizes, Siz
     The box around them; for each piece its label's place in the group, from 1, and its voxels; and the number of each
     voxel's piece, from 1.
     """
-    places = labels.geometry.order_to("RAS").apply(labels.places(group))
-    box = _box(places)
+    places = labels.geometry.order_to("RAS").apply(labels.places([label.atoms for label in group]))
+    box = box_around(places)
     if box is None:
         return (slice(0),) * 3, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0, 0), np.intp)
     part = np.ascontiguousarray(places[box])
@@ -142,7 +142,5 @@ def _pieces(labels: LabelMap, group: tuple[Label, ...]) -> tuple[Box, Sizes, Siz
     return box, owners[1:], sizes, pieces
 
 
-def _box(mask: npt.NDArray[Any]) -> Box | None:
-    """Return the box around what is not 0, None if there is nothing."""
-    hits = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits) if len(hits[0]) else None
+def _atoms(label: Label) -> tuple[int, ...]:
+    return label.atoms

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from medseg.errors import ShapeMismatch, UsageError
 from medseg.geometry import Geometry
 from medseg.plan import Label
 
+T = TypeVar("T")
 Array = npt.NDArray[Any]
 
 
@@ -107,35 +108,45 @@ class LabelMap:
         atoms = self.label(name).atoms
         return self.array == atoms[0] if len(atoms) == 1 else np.isin(self.array, atoms)
 
-    def places(self, labels: Sequence[Label]) -> Array:
-        """Return where labels that do not overlap are: (I, J, K), n for the nth of them (from 1), 0 elsewhere."""
-        table = np.zeros(int(self.array.max()) + 1, np.min_scalar_type(len(labels)))
-        for place, label in enumerate(labels, start=1):
-            table[[atom for atom in label.atoms if atom < len(table)]] = place
+    def places(self, groups: Sequence[Sequence[int]]) -> Array:
+        """Return (I, J, K), n where an atom of the nth group is (from 1) and 0 elsewhere; no two share an atom."""
+        table = np.zeros(int(self.array.max()) + 1, np.min_scalar_type(len(groups)))
+        for place, atoms in enumerate(groups, start=1):
+            table[[atom for atom in atoms if atom < len(table)]] = place
         if self.array.dtype == table.dtype and (table == np.arange(len(table))).all():
             return self.array
         return table.take(self.array)
 
+    def values(self) -> list[int]:
+        """Return the atoms that are present, without background."""
+        found: list[int] = np.flatnonzero(self._histogram()).tolist()
+        return [value for value in found if value]
+
     def counts(self) -> dict[str, int]:
         """Return the number of voxels of each label."""
+        per_atom = self._histogram()
+        return {label.name: int(per_atom[list(label.atoms)].sum()) for label in self.labels}
+
+    def _histogram(self) -> npt.NDArray[np.int64]:
         per_atom = np.zeros(65536, np.int64)
         for plane in self.array.T if self.array.flags.f_contiguous else self.array:  # bincount widens what it counts
             found = np.bincount(plane.ravel())[: len(per_atom)]
             per_atom[: len(found)] += found
-        return {label.name: int(per_atom[list(label.atoms)].sum()) for label in self.labels}
+        return per_atom
 
 
-def disjoint(labels: Iterable[Label]) -> list[tuple[Label, ...]]:
-    """Return labels in as few groups as come of putting each into the first in which it overlaps none."""
-    groups: list[list[Label]] = []
-    for label in labels:
-        free = (group for group in groups if all({*label.atoms}.isdisjoint(other.atoms) for other in group))
-        group = next(free, None)
+def disjoint(items: Iterable[T], atoms: Callable[[T], Iterable[int]]) -> list[tuple[T, ...]]:
+    """Return items in groups in which no two share an atom, each in the first group that takes it."""
+    groups: list[tuple[list[T], set[int]]] = []
+    for item in items:
+        own = {*atoms(item)}
+        group = next((group for group in groups if own.isdisjoint(group[1])), None)
         if group is None:
-            groups.append([label])
+            groups.append(([item], own))
         else:
-            group.append(label)
-    return [tuple(group) for group in groups]
+            group[0].append(item)
+            group[1].update(own)
+    return [tuple(members) for members, _ in groups]
 
 
 def stack_channels(volumes: Sequence[Volume]) -> Volume:

@@ -82,7 +82,8 @@ def test_pieces_are_those_of_scipy_down_to_one_row(seed):
 
 def test_regions_that_overlap_are_cleaned_one_after_the_other():
     whole, core = Label(value=1, name="whole", atoms=(1, 2)), Label(value=2, name="core", atoms=(2,))
-    assert disjoint([whole, core, Label(value=3, name="else")]) == [(whole, Label(value=3, name="else")), (core,)]
+    groups = disjoint([whole, core, Label(value=3, name="else")], lambda label: label.atoms)
+    assert groups == [(whole, Label(value=3, name="else")), (core,)]
     array = np.zeros((12, 5, 5), np.uint8)
     array[1:8], array[2:4, 2, 2], array[6, 2, 2], array[10, 2, 2] = 1, 2, 2, 2
     found, removed = keep_largest(labelled(array, (whole, core)), ["whole", "core"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import UsageError
-from medseg.io import PICTURES, SUFFIXES, looks_like_scan, stem_of, suffix_of
+from medseg.io import PICTURES, SUFFIXES, scans_in, stem_of, suffix_of
 from medseg.plan import Plan
 from medseg.report.job import Job, plan_targets
 
@@ -60,10 +60,7 @@ def _by_channel(channels: Sequence[str], plan: Plan) -> tuple[Path, ...]:
 
 
 def _in_folder(folder: Path, plan: Plan) -> list[tuple[Path, ...]]:
-    try:
-        found = sorted(path for path in folder.iterdir() if not path.is_dir() and looks_like_scan(path))
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be listed: {error.strerror}", hint="check the permissions") from error
+    found = scans_in(folder)
     if plan.axes == 3:
         found = [path for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES]
     stems = {stem_of(path) for path in found}

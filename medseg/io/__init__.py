@@ -17,7 +17,7 @@ import numpy as np
 from medseg.atomic import Outputs
 from medseg.errors import OutputError
 from medseg.gate import Gate
-from medseg.io.sniff import PICTURES, SUFFIXES, looks_like_scan, sniff, stem_of, suffix_of
+from medseg.io.sniff import PICTURES, SUFFIXES, scans_in, sniff, stem_of, suffix_of
 from medseg.io.voxels import whole
 from medseg.volume import LabelMap, Volume
 
@@ -25,10 +25,10 @@ __all__ = [
     "PICTURES",
     "SUFFIXES",
     "count_pages",
-    "looks_like_scan",
     "read",
     "read_labels",
     "save",
+    "scans_in",
     "sniff",
     "stem_of",
     "suffix_of",

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from isal import isal_zlib
 
+from medseg.errors import UsageError
 from medseg.gate import Gate
 from medseg.io.stream import GZIP_MAGIC
 
@@ -87,8 +88,21 @@ def sniff(path: Path) -> str:
     return by_suffix  # its reader says best what is wrong
 
 
-def looks_like_scan(path: Path) -> bool:
-    """Return whether a file of a folder should be tried: by its suffix, or else by its content."""
+def scans_in(folder: Path) -> list[Path]:
+    """Return the files directly in a folder that may be scans, by suffix or else by content, in the order of names.
+
+    Raises
+    ------
+    UsageError
+        If the folder cannot be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.is_dir() and _looks_like_scan(path))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be listed: {error.strerror}", hint="check the permissions") from error
+
+
+def _looks_like_scan(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     if suffix_of(path) or path.suffix.lower() in _DETACHED:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from medseg.boxes import box_around
 from medseg.errors import UsageError
 from medseg.metrics.overlap import Mask, Overlap, check_shapes
 
@@ -39,7 +40,7 @@ def boundary_iou(prediction: Mask, reference: Mask, spacing: Sequence[float], wi
     check_shapes(prediction, reference)
     if not width > 0:
         raise UsageError(f"width {width} is not positive", hint="give mm, such as 2")
-    box = _box(prediction | reference)
+    box = box_around(prediction | reference)
     if box is None:
         return math.nan
     rims = [_rim(mask[box], mask.shape, spacing, width) for mask in (prediction, reference)]
@@ -67,7 +68,7 @@ def centreline_dice(prediction: Mask, reference: Mask) -> float:
     from skimage.morphology import skeletonize
 
     check_shapes(prediction, reference)
-    box = _box(prediction | reference)
+    box = box_around(prediction | reference)
     if box is None:
         return math.nan
     masks = [np.atleast_2d(mask[box].squeeze()) for mask in (prediction, reference)]
@@ -76,10 +77,6 @@ def centreline_dice(prediction: Mask, reference: Mask) -> float:
     lines = [skeletonize(mask) for mask in masks]
     precision, sensitivity = (float(other[line].mean()) for line, other in zip(lines, masks[::-1], strict=True))
     return 2 * precision * sensitivity / (precision + sensitivity) if precision + sensitivity else 0.0
-
-
-def _box(mask: Mask) -> tuple[slice, ...] | None:
-    return ndimage.find_objects(mask.astype(np.uint8))[0] if mask.any() else None
 
 
 def _rim(mask: Mask, grid: tuple[int, ...], spacing: Sequence[float], width: float) -> Mask:

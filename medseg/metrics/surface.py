@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,11 @@ class SurfaceDistances:
 
     prediction: Directed
     reference: Directed
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return the distances between two empty masks: every score of them is nan."""
+        return cls(Directed(np.zeros(0), None), Directed(np.zeros(0), None))
 
     def hausdorff(self, percentile: float = 100.0) -> float:
         """See `hausdorff_distance`."""
@@ -119,7 +124,7 @@ def surface_distances(
     """
     masks = [np.asarray(mask, bool).view(np.uint8) for mask in (prediction, reference)]
     found = label_surface_distances(masks[0], masks[1], spacing, surface=surface)
-    return found.get(1) or between(None, None, spacing)
+    return found.get(1) or SurfaceDistances.none()
 
 
 def label_surface_distances(

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medseg.boxes import box_around
 from medseg.metrics.nearest import Floats, Points
 
 Kind = Literal["voxels", "elements"]
@@ -46,7 +47,7 @@ def surfaces(labels: Labels, spacing: Sequence[float], kind: Kind = "voxels") ->
     kind : 'voxels' or 'elements'
         The definition.
     """
-    box = _box(labels)
+    box = box_around(labels)
     if box is None:
         return {}
     padded = np.pad(labels[box], 1)
@@ -70,17 +71,6 @@ def surfaces(labels: Labels, spacing: Sequence[float], kind: Kind = "voxels") ->
             points, sizes = _elements(padded, value, points, spacing)
         found[value] = Surface(points + low, sizes)
     return found
-
-
-def _box(labels: Labels) -> tuple[slice, ...] | None:
-    """Return the box around all labels, None if there is none."""
-    spans = []
-    for axis in range(labels.ndim):
-        hit = np.flatnonzero(labels.any(axis=tuple(a for a in range(labels.ndim) if a != axis)))
-        if not len(hit):
-            return None
-        spans.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(spans)
 
 
 def _elements(padded: Labels, value: int, voxels: Points, spacing: Sequence[float]) -> tuple[Points, Floats]:

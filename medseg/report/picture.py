@@ -123,6 +123,33 @@ def contact_sheet(scan: Volume, maps: Mapping[str, LabelMap], *, columns: int = 
     return buffer.getvalue()
 
 
+def planes_of(labels: LabelMap, *, seen_in: Sequence[str]) -> bytes:
+    """Return a PNG of the planes through a label map on black, side by side.
+
+    Parameters
+    ----------
+    labels : LabelMap
+        Painted in the colours of its labels.
+    seen_in : sequence of str
+        Names of the labels that choose the planes: those with most of their voxels.
+    """
+    black = Volume(np.zeros((1, *labels.array.shape), np.uint8), labels.geometry)
+    scan, labels = _oriented(black, labels)
+    chosen = np.isin(labels.array, [atom for name in seen_in for atom in labels.label(name).atoms])
+    choosing = LabelMap(chosen.astype(np.uint8) if chosen.any() else labels.array, labels.geometry)
+    planes = [_cut(scan, labels, view, _fullest(choosing, view)) for view in _views(scan)]
+    colours = [label.rgb for label in labels.labels]
+    painted = [_paint(plane, _PANEL / max(plane.size_mm), colours) for plane in planes]
+    sheet = Image.new("RGB", (len(planes) * (_PANEL + _GAP) - _GAP, max(image.height for image in painted)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column, (image, plane) in enumerate(zip(painted, planes, strict=True)):
+        sheet.paste(image, (column * (_PANEL + _GAP) + (_PANEL - image.width) // 2, 0))
+        pen.text((column * (_PANEL + _GAP) + 4, 3), plane.view.title, fill=_DIM, font=ImageFont.load_default(12))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def _planes(scan: Volume, labels: LabelMap) -> list[_Plane]:
     scan, labels = _oriented(scan, labels)
     return [_cut(scan, labels, view, _fullest(labels, view)) for view in _views(scan)]

@@ -1,0 +1,92 @@
+"""Which files of two folders belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import UsageError
+from medseg.io import PICTURES, SUFFIXES, scans_in, stem_of, suffix_of
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and its reference, under the name of the case."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What belongs together, what is left over on either side, and what cannot be told (case and reason)."""
+
+    pairs: tuple[Pair, ...]
+    only_predictions: tuple[Path, ...] = ()
+    only_references: tuple[Path, ...] = ()
+    ambiguous: tuple[tuple[str, str], ...] = ()
+
+
+def pair_files(predictions: Path, references: Path) -> Pairing:
+    """Return the pairs of two files or two folders.
+
+    In folders, files pair by their names without suffix; `_seg` at the end of either name, as `medseg predict` writes,
+    does not count. Beside a file with it the scan of the same name is passed over, and so is the picture of a result.
+
+    Raises
+    ------
+    UsageError
+        If a path is not there, one is a file and the other a folder, a folder cannot be listed, or nothing belongs
+        together.
+    """
+    for path in (predictions, references):
+        if not path.exists():
+            raise UsageError(f"{path}: there is no such file or folder", hint="check the name")
+    if predictions.is_dir() != references.is_dir():
+        raise UsageError(
+            f"{predictions} and {references}: one is a folder, the other a file", hint="give two files or two folders"
+        )
+    if not predictions.is_dir():
+        return Pairing((Pair(_case(references), predictions, references),))
+    predicted, true = _label_maps(predictions), _label_maps(references)
+    common = sorted(predicted.keys() & true.keys())
+    if not common:
+        raise UsageError(
+            f"{predictions} ({_some(predicted)}) and {references} ({_some(true)}): no two files have one name",
+            hint="give each prediction the name of its reference; _seg at the end does not count",
+        )
+    unclear = {case: files for side in (predicted, true) for case, files in side.items() if len(files) > 1}
+    return Pairing(
+        tuple(Pair(case, predicted[case][0], true[case][0]) for case in common if case not in unclear),
+        tuple(path for case in sorted(predicted.keys() - true.keys()) for path in predicted[case]),
+        tuple(path for case in sorted(true.keys() - predicted.keys()) for path in true[case]),
+        tuple((case, _several(unclear[case])) for case in common if case in unclear),
+    )
+
+
+def _label_maps(folder: Path) -> dict[str, list[Path]]:
+    """Return the label maps directly in a folder, by the names of their cases."""
+    found = scans_in(folder)
+    volumes = {stem_of(path) for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES}
+    found = [path for path in found if stem_of(path) not in volumes or SUFFIXES.get(suffix_of(path)) not in PICTURES]
+    results = {_case(path) for path in found if stem_of(path).endswith("_seg")}
+    cases: dict[str, list[Path]] = {}
+    for path in found:
+        if stem_of(path).endswith("_seg") or stem_of(path) not in results:
+            cases.setdefault(_case(path), []).append(path)
+    return cases
+
+
+def _case(path: Path) -> str:
+    return stem_of(path).removesuffix("_seg")
+
+
+def _several(files: Sequence[Path]) -> str:
+    return f"{' and '.join(path.name for path in files)} are label maps of one case; keep one"
+
+
+def _some(cases: Mapping[str, Sequence[Path]]) -> str:
+    names = [path.name for files in cases.values() for path in files]
+    return f"{len(names)} files, such as {names[0]}" if names else "no label map"
