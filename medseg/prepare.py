@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.boxes import box_around
 from medseg.errors import GeometryError, PlanError, ShapeMismatch
 from medseg.geometry import AxisOrder, Geometry, tuple_of_three
 from medseg.plan import Channel, Plan, Window, ZScore
@@ -221,16 +222,14 @@ def _oriented(scan: Volume, plan: Plan) -> Volume:
 
 
 def _cropped(volume: Volume, threshold: float) -> Volume:
-    start, stop = [0, 0, 0], list(volume.geometry.shape)
-    for axis in range(3):
-        others = tuple(a for a in range(4) if a != axis + 1)
-        hit = np.flatnonzero((volume.array > threshold).any(axis=others))
-        if not hit.size:
-            return volume  # nothing but background: the network shall see it whole
-        start[axis], stop[axis] = int(hit[0]), int(hit[-1]) + 1
-    box = (slice(None), *(slice(a, b) for a, b in zip(start, stop, strict=True)))
-    geometry = volume.geometry.cropped(tuple_of_three(start), tuple_of_three(stop))
-    return Volume(volume.array[box], geometry, volume.source)
+    foreground: npt.NDArray[np.bool_] = np.asarray((volume.array > threshold).any(axis=0))
+    box = box_around(foreground)
+    if box is None:
+        return volume  # nothing but background: the network shall see it whole
+    geometry = volume.geometry.cropped(
+        tuple_of_three(span.start for span in box), tuple_of_three(span.stop for span in box)
+    )
+    return Volume(volume.array[(slice(None), *box)], geometry, volume.source)
 
 
 def _respaced(volume: Volume, plan: Plan) -> Volume:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.evaluate import evaluate
 from medseg.cli.info import info
 from medseg.cli.models import models
 from medseg.cli.predict import predict
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(evaluate)
 app.command()(info)
 app.add_typer(models, name="models")
 

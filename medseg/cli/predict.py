@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medseg.cli.failures import explain
 from medseg.cli.progress import Display, Style, shown
-from medseg.errors import MedsegError, ScanError
 
 Report = dict[str, Any]
 
@@ -111,14 +111,7 @@ def _tell(report: Report, display: Display, *, as_json: bool) -> None:
 
 def _failure(path: Path, error: Exception) -> Report:
     """Return the line of JSON for a scan that could not be done."""
-    if isinstance(error, MedsegError):
-        problem, hint = error.problem.removeprefix(f"{path}: "), error.hint
-    elif isinstance(error, MemoryError):
-        problem, hint = "there is not enough memory", "close other programs, or crop the scan"
-    else:
-        problem = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        hint = "run again with --debug and report it"
-    code = error.code if isinstance(error, ScanError) else type(error).__name__
+    code, problem, hint = explain(path, error)
     return {"scan": {"path": str(path)}, "error": {"code": code, "problem": problem, "hint": hint}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -13,7 +13,18 @@ from typing import TextIO
 
 from medseg.progress import Progress
 
-STAGES = {"read": 0.05, "prepare": 0.05, "network": 0.7, "restore": 0.1, "check": 0.02, "write": 0.04, "picture": 0.04}
+Stages = Mapping[str, float]  # the usual share of each in the time of a scan
+
+PREDICTING = {
+    "read": 0.05,
+    "prepare": 0.05,
+    "network": 0.7,
+    "restore": 0.1,
+    "check": 0.02,
+    "write": 0.04,
+    "picture": 0.04,
+}
+EVALUATING = {"read": 0.4, "scores": 0.6}
 
 
 class Style(StrEnum):
@@ -28,8 +39,9 @@ class Style(StrEnum):
 class Display:
     """Shows no progress; what is said goes where it should."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, stages: Stages) -> None:
         self.count = count
+        self._stages = stages
 
     def of(self, path: Path, number: int) -> Progress:
         """Return what to call with the progress of a scan; `number` counts from 0."""
@@ -41,6 +53,15 @@ class Display:
     def say(self, text: str, to: TextIO) -> None:
         """Print lines between two scans."""
         print(text, file=to, flush=True)
+
+    def overall(self, stage: str, done: float) -> float:
+        """Return the fraction of a scan that is done."""
+        before = 0.0
+        for name, share in self._stages.items():
+            if name == stage:
+                return before + share * done
+            before += share
+        return before
 
 
 class _Plain(Display):
@@ -61,25 +82,25 @@ class _JsonLines(Display):
 
     def show(self, path: Path, number: int, stage: str, done: float) -> None:
         line = {"event": "progress", "scan": str(path), "number": number + 1, "of": self.count, "stage": stage}
-        print(json.dumps({**line, "fraction": round(_overall(stage, done), 4)}), file=sys.stderr, flush=True)
+        print(json.dumps({**line, "fraction": round(self.overall(stage, done), 4)}), file=sys.stderr, flush=True)
 
 
 class _Bar(Display):
     """A bar for all scans, on a terminal; it steps aside for what is said."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, stages: Stages) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
-        super().__init__(count)
+        super().__init__(count, stages)
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
         self.bars = Bars(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         self.task = self.bars.add_task("", total=count)
 
     def show(self, path: Path, number: int, stage: str, done: float) -> None:
-        self.bars.update(self.task, completed=number + _overall(stage, done), description=f"{path.name}: {stage}")
+        self.bars.update(self.task, completed=number + self.overall(stage, done), description=f"{path.name}: {stage}")
 
     def say(self, text: str, to: TextIO) -> None:
         self.bars.stop()
@@ -88,21 +109,11 @@ class _Bar(Display):
 
 
 @contextmanager
-def shown(style: Style, count: int) -> Iterator[Display]:
+def shown(style: Style, count: int, stages: Stages = PREDICTING) -> Iterator[Display]:
     """Yield the display of a run over `count` scans."""
     if style is Style.auto and sys.stderr.isatty():
-        display = _Bar(count)
+        display = _Bar(count, stages)
         with display.bars:
             yield display
     else:
-        yield {Style.none: Display, Style.json: _JsonLines}.get(style, _Plain)(count)
-
-
-def _overall(stage: str, done: float) -> float:
-    """Return the fraction of a scan that is done, from the usual share of each stage."""
-    before = 0.0
-    for name, share in STAGES.items():
-        if name == stage:
-            return before + share * done
-        before += share
-    return before
+        yield {Style.none: Display, Style.json: _JsonLines}.get(style, _Plain)(count, stages)

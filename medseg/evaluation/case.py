@@ -126,6 +126,7 @@ def evaluate(
 
     Examples
     --------
+    >>> from medseg.geometry import Geometry
     >>> labels = LabelMap(np.pad(np.ones((2, 2, 2), np.uint8), 2), Geometry(np.eye(4), (6, 6, 6)))
     >>> score = evaluate(labels, labels).scores[0]
     >>> score.state, score.values["dice"], score.values["hd95"]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.atomic import Outputs
+from medseg.boxes import box_around
 from medseg.gate import Gate
 from medseg.io import nrrd
 from medseg.io.voxels import MAX_LABEL, whole
@@ -116,11 +117,8 @@ def _keys(number: int, label: Label, layer: int, mask: npt.NDArray[np.bool_]) ->
 
 
 def _extent(mask: npt.NDArray[np.bool_]) -> list[int]:
-    extent: list[int] = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        extent += [int(hit[0]), int(hit[-1])] if hit.size else [0, -1]
-    return extent
+    box = box_around(mask) or (slice(0, 0),) * 3
+    return [end for span in box for end in (span.start, span.stop - 1)]
 
 
 def _terminology(label: Label) -> str:

@@ -1,0 +1,19 @@
+"""What a command says of one scan or case that failed, while the others go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg.errors import MedsegError, ScanError
+
+
+def explain(path: Path, error: Exception) -> tuple[str, str, str]:
+    """Return a stable code, what went wrong (without the path), and what to do next."""
+    if isinstance(error, MedsegError):
+        problem, hint = error.problem.removeprefix(f"{path}: "), error.hint
+    elif isinstance(error, MemoryError):
+        problem, hint = "there is not enough memory", "close other programs, or crop the scan"
+    else:
+        problem = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        hint = "run again with --debug and report it"
+    return error.code if isinstance(error, ScanError) else type(error).__name__, problem, hint
