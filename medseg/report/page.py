@@ -13,7 +13,7 @@ from medseg.evaluation import Case, Evaluation, Mean, Metric, Score, Summary
 from medseg.evaluation.differences import KINDS
 from medseg.report.plots import Strip, strips
 
-_SHOWN = ("dice", "iou", "nsd", "hd95", "assd")  # metrics that get a plot, of those that were computed
+_SHOWN = ("dice", "nsd", "hd95", "assd")  # metrics that get a plot, of those that were computed
 _MOST_ROWS = 3000  # in the table of all scores; scores.csv has them all
 _MOST_LABELS = 8  # of a case under its picture
 _NONE = "&ndash;"
@@ -38,7 +38,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e9ec; --dim: #9aa0ac; --paper: #15161a; --line: #33363f;
   --box: #26344c; --dot: #79acf0; --mean: #ff8a80; --warn: #3b3213; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 1100px; padding: 0 1rem; }
+  max-width: 1240px; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
@@ -173,7 +173,8 @@ def _plot(evaluation: Evaluation, metric: Metric) -> str:
         misses = summary.missed + summary.spurious
         names = [name for _, name in shown]
         rows.append(Strip(summary.name, [value for value, _ in shown], names, spread.quartiles, mean, misses))
-    limits = (0.0, 1.0) if metric.better == "more" else None
+    least = min((value for row in rows for value in row.values), default=0.0)
+    limits = (0.0 if least < 0.5 else least, 1.0) if metric.better == "more" else None
     return strips(metric.title, metric.shown_unit(physical=evaluation.physical), rows, limits=limits)
 
 
@@ -193,7 +194,7 @@ def _comparison(evaluation: Evaluation) -> list[str]:
                 _shown(found.second),
                 _interval(mean),
                 f"{found.higher} / {found.lower}",
-                _shown(found.p),
+                f"{found.p:.2g}" if math.isfinite(found.p) else _NONE,
             )
         )
     head = ("label", "metric", "n", "first", "second", "difference", "higher / lower", "p (Wilcoxon)")
