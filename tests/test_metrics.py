@@ -213,6 +213,11 @@ class TestShape:
         assert metrics.centreline_dice(broken, vessel) == pytest.approx(expected, abs=0.03)
         assert metrics.centreline_dice(vessel, broken) == metrics.centreline_dice(broken, vessel)
 
+    def test_a_mask_of_which_thinning_leaves_nothing_is_its_own_line(self):
+        cube = np.zeros((5, 5, 5), bool)
+        cube[1:3, 1:3, 1:3] = True
+        assert metrics.centreline_dice(cube, cube) == 1
+
     def test_thickness_costs_little_on_a_centreline(self):
         thin, thick = np.zeros((2, 21, 60), bool)
         thin[10, 5:55], thick[8:13, 5:55] = True, True

@@ -60,8 +60,9 @@ def evaluate(
     Exit code: 0 all done, 1 some cases failed or references have no prediction, 2 nothing could be done.
     """
     from medseg.atomic import check_writable
-    from medseg.cli.scoring import as_settings, assemble, score_files, table, write_files
+    from medseg.cli.scoring import as_settings, assemble, score_files, table
     from medseg.evaluation import pair_files
+    from medseg.report.scores import write_scores
 
     settings = as_settings(labels, tolerance, metrics, surface.value, resample=resample)
     pairings = [pair_files(folder, reference) for folder in (prediction, compare) if folder]
@@ -80,7 +81,7 @@ def evaluate(
         for name in left:
             print(f"warning: {name}: has no {partner}, not evaluated", file=sys.stderr)
     if output and evaluation.cases:
-        for path in write_files(output, evaluation, pairings[0], pictures):
+        for path in write_scores(output, evaluation, pairings[0].pairs, pictures=pictures):
             print(f"wrote {path}")
     if evaluation.failures or evaluation.only_references:
         raise typer.Exit(1 if evaluation.cases else 2)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from medseg.errors import MedsegError, ScanError
 
 
-def explain(path: Path, error: Exception) -> tuple[str, str, str]:
-    """Return a stable code, what went wrong (without the path), and what to do next."""
+def explain(error: Exception) -> tuple[str, str, str]:
+    """Return a stable code, what went wrong, and what to do next."""
     if isinstance(error, MedsegError):
-        problem, hint = error.problem.removeprefix(f"{path}: "), error.hint
+        problem, hint = error.problem, error.hint
     elif isinstance(error, MemoryError):
         problem, hint = "there is not enough memory", "close other programs, or crop the scan"
     else:

@@ -111,7 +111,8 @@ def _tell(report: Report, display: Display, *, as_json: bool) -> None:
 
 def _failure(path: Path, error: Exception) -> Report:
     """Return the line of JSON for a scan that could not be done."""
-    code, problem, hint = explain(path, error)
+    code, problem, hint = explain(error)
+    problem = problem.removeprefix(f"{path}: ")
     return {"scan": {"path": str(path)}, "error": {"code": code, "problem": problem, "hint": hint}}
 
 

@@ -1,14 +1,12 @@
-"""The steps of `medseg evaluate`: settings from options, scores of files, the table, the files."""
+"""The steps of `medseg evaluate`: settings from options, scores of files, the table on the screen."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-from medseg.atomic import Outputs
 from medseg.cli.failures import explain
 from medseg.cli.progress import Display
 from medseg.errors import GeometryError, UsageError
@@ -25,16 +23,10 @@ from medseg.evaluation import (
     choose_metrics,
     compare,
     complete,
-    evaluate,
+    evaluate_pair,
     summarise,
 )
-from medseg.evaluation.differences import AGREED, KINDS, differences
-from medseg.evaluation.result import as_csv, as_record, differences_as_csv
-from medseg.io import read_labels
 from medseg.progress import Progress
-from medseg.report.page import Picture, badness, page
-from medseg.report.picture import planes_of
-from medseg.report.record import as_json
 
 Run = tuple[list[Case], list[Failure]]
 
@@ -75,7 +67,7 @@ def score_files(pairing: Pairing, settings: Settings, display: Display, done: in
         except Exception as error:  # a bug met by one case is said and counted, and the next cases still get done
             if debug:
                 raise
-            _, problem, hint = explain(pair.prediction, error)
+            _, problem, hint = explain(error)
             failures.append(Failure(pair.case, f"{problem}; {hint}"))
     for failure in failures:
         display.say(f"error: {failure.case}: {failure.reason}", sys.stderr)
@@ -84,18 +76,18 @@ def score_files(pairing: Pairing, settings: Settings, display: Display, done: in
 
 def assemble(places: Sequence[str], settings: Settings, pairings: Sequence[Pairing], runs: Sequence[Run]) -> Evaluation:
     """Return all that came of the first set, and the differences of the second from it where there is one."""
-    cases = complete(runs[0][0])
+    cases = complete(runs[0][0], settings.metrics)
     known = {score.name for case in cases for score in case.scores}
     if unknown := [name for name in settings.tolerances if name not in known]:
         raise UsageError(f"--tolerance names {unknown[0]!r}", hint=f"the labels are: {', '.join(sorted(known))}")
-    second = runs[1][0] if len(runs) > 1 else []
+    second, failed_second = runs[1] if len(runs) > 1 else ([], [])
     return Evaluation(
         places[0],
         places[1],
         settings,
         tuple(cases),
         tuple(summarise(cases, settings.metrics)),
-        tuple(failure for _, failures in runs for failure in failures),
+        (*runs[0][1], *(Failure(f"{places[2]}, {failed.case}", failed.reason) for failed in failed_second)),
         tuple(str(path) for pairing in pairings for path in pairing.only_predictions),
         tuple(dict.fromkeys(str(path) for pairing in pairings for path in pairing.only_references)),
         places[2],
@@ -119,26 +111,10 @@ def table(evaluation: Evaluation) -> str:
         for both in (list(zip(row, widths, strict=True)) for row in [head, *rows])
     ]
     count = len(evaluation.cases)
-    title = f"{count} case{'' if count == 1 else 's'}; mean [95 % interval], with misses as the worst after |"
+    title = (
+        f"{count} case{'' if count == 1 else 's'}; mean [95 % interval] of the defined | mean with misses as the worst"
+    )
     return "\n".join([title, *lines, *_difference_lines(evaluation)])
-
-
-def write_files(folder: Path, evaluation: Evaluation, pairing: Pairing, pictures: int) -> list[Path]:
-    """Write scores, summary and page, all or none, and return their names."""
-    worst = sorted(evaluation.cases, key=_badness)[:pictures]
-    files = {pair.case: pair for pair in pairing.pairs}
-    shown = [Picture(case, _draw(files[case.name], evaluation.settings)) for case in worst]
-    contents = {
-        "scores.csv": as_csv(evaluation),
-        "scores.json": as_json(as_record(evaluation)),
-        "report.html": page(evaluation, shown),
-    }
-    if evaluation.differences:
-        contents["differences.csv"] = differences_as_csv(evaluation)
-    with Outputs() as outputs:
-        for name, content in contents.items():
-            outputs.write(folder / name, [content])
-    return [folder / name for name in contents]
 
 
 def _positive(text: str) -> float:
@@ -152,14 +128,9 @@ def _positive(text: str) -> float:
 
 
 def _score(pair: Pair, settings: Settings, display: Display, progress: Progress) -> Case:
-    progress("read", 0.0)
-    prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
-    for labels in (prediction, reference):
-        for warning in labels.source.warnings if labels.source else ():
-            display.say(f"warning: {labels.source.path if labels.source else pair.case}: {warning}", sys.stderr)
-    progress("scores", 0.0)
-    case = evaluate(prediction, reference, settings, case=pair.case)
-    progress("scores", 1.0)
+    case, warnings = evaluate_pair(pair, settings, progress=progress)
+    for warning in warnings:
+        display.say(f"warning: {warning}", sys.stderr)
     return case
 
 
@@ -168,16 +139,6 @@ def _check_alike(case: Case, earlier: Sequence[Case]) -> None:
     if earlier and earlier[0].physical != case.physical:
         what = "a size in mm" if case.physical else "no size in mm"
         raise GeometryError(f"it has {what}, unlike the cases before", hint="evaluate it on its own")
-
-
-def _draw(pair: Pair, settings: Settings) -> bytes:
-    found = differences(read_labels(pair.prediction), read_labels(pair.reference), settings)
-    return planes_of(found, seen_in=[kind.name for kind in KINDS if kind != AGREED])
-
-
-def _badness(case: Case) -> float:
-    known = [badness(score) for score in case.scores if score.state != "undefined"]
-    return sum(known) / len(known) if known else math.inf
 
 
 def _mean(summary: Summary, metric: str) -> str:

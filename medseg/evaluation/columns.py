@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from medseg.errors import UsageError
 from medseg.metrics import Lesions, Overlap, SurfaceDistances, boundary_iou, centreline_dice
 from medseg.metrics.overlap import Mask
@@ -135,6 +137,15 @@ METRICS: dict[str, Metric] = {
         _of_masks("panoptic_quality", "Panoptic quality", lambda c: c.lesions.panoptic_quality),
     )
 }
+
+
+def absent(metrics: Iterable[Metric]) -> dict[str, float]:
+    """Return what metrics say of a label that is in neither map: nan, or 0 mL and the like."""
+    empty = np.zeros((1, 1, 1), bool)
+    nothing = Comparison(
+        Overlap(0, 0, 0, 1), SurfaceDistances.none(), lambda: (empty, empty), (1.0, 1.0, 1.0), 1.0, 1.0
+    )
+    return {metric.name: metric.compute(nothing) for metric in metrics}
 
 
 def choose_metrics(names: Iterable[str]) -> tuple[Metric, ...]:

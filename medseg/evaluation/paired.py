@@ -56,7 +56,7 @@ def compare(first: Sequence[Case], second: Sequence[Case], metrics: Sequence[Met
     both = {case.name for case in second}.intersection(names)
     kept = [[case for case in cases if case.name in both] for cases in (first, second)]
     kept[1].sort(key=lambda case: names.index(case.name))
-    filled = complete([*kept[0], *kept[1]])  # one set of labels for both
+    filled = complete([*kept[0], *kept[1]], metrics)  # one set of labels for both
     sides = filled[: len(both)], filled[len(both) :]
     columns = zip(*(case.scores for case in filled), strict=True)
     compared = [metric for metric in metrics if metric.better]

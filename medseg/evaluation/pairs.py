@@ -1,4 +1,4 @@
-"""Which files of two folders belong together."""
+"""Which files of two folders belong together, and the scores of a pair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import UsageError
-from medseg.io import PICTURES, SUFFIXES, scans_in, stem_of, suffix_of
+from medseg.evaluation.case import Case, Settings, evaluate
+from medseg.io import PICTURES, SUFFIXES, read_labels, scans_in, stem_of, suffix_of
+from medseg.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,23 @@ def pair_files(predictions: Path, references: Path) -> Pairing:
         tuple(path for case in sorted(true.keys() - predicted.keys()) for path in true[case]),
         tuple((case, _several(unclear[case])) for case in common if case in unclear),
     )
+
+
+def evaluate_pair(pair: Pair, settings: Settings, *, progress: Progress = silent) -> tuple[Case, list[str]]:
+    """Return the scores of a pair of files, and a sentence for each oddity of either.
+
+    Raises
+    ------
+    ScanError, GeometryError, UsageError
+        If a file cannot be read, or as `evaluate`.
+    """
+    progress("read", 0.0)
+    prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
+    progress("scores", 0.0)
+    case = evaluate(prediction, reference, settings, case=pair.case)
+    progress("scores", 1.0)
+    sources = [labels.source for labels in (prediction, reference) if labels.source]
+    return case, [f"{source.path}: {warning}" for source in sources for warning in source.warnings]
 
 
 def _label_maps(folder: Path) -> dict[str, list[Path]]:

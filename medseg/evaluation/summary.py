@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.evaluation.case import Case, Score
-from medseg.evaluation.columns import Metric
+from medseg.evaluation.columns import Metric, absent
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,15 +60,14 @@ class Summary:
     metrics: dict[str, Spread]
 
 
-def complete(cases: Sequence[Case]) -> list[Case]:
+def complete(cases: Sequence[Case], metrics: Sequence[Metric]) -> list[Case]:
     """Return the cases with a score for every label of any of them: `undefined` where neither file has it."""
     labels = sorted({(score.label, score.name) for case in cases for score in case.scores})
-    metrics = next((score.values for case in cases for score in case.scores), {})
-    empty = {name: 0.0 if name in {"volume", "reference", "volume_error"} else math.nan for name in metrics}
+    values = absent(metrics)
     done = []
     for case in cases:
         own = {(score.label, score.name): score for score in case.scores}
-        scores = (own.get(label, Score(case.name, *label, "undefined", empty)) for label in labels)
+        scores = (own.get(label, Score(case.name, *label, "undefined", values)) for label in labels)
         done.append(replace(case, scores=tuple(scores)))
     return done
 

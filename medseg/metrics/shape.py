@@ -74,7 +74,8 @@ def centreline_dice(prediction: Mask, reference: Mask) -> float:
     masks = [np.atleast_2d(mask[box].squeeze()) for mask in (prediction, reference)]
     if not (masks[0].any() and masks[1].any()):
         return 0.0
-    lines = [skeletonize(mask) for mask in masks]
+    thinned = [(mask, skeletonize(mask)) for mask in masks]
+    lines = [line if line.any() else mask for mask, line in thinned]  # nothing is left of a cube of two voxels
     precision, sensitivity = (float(other[line].mean()) for line, other in zip(lines, masks[::-1], strict=True))
     return 2 * precision * sensitivity / (precision + sensitivity) if precision + sensitivity else 0.0
 

@@ -19,7 +19,8 @@ _MOST_LABELS = 8  # of a case under its picture
 _NONE = "&ndash;"
 _KEY = (
     "Dot: a case. Box: quartiles and median. Diamond and line: mean and its 95 % interval. ✕: missed or spurious "
-    "structures, which have no distance and are not among the dots of distances."
+    "structures, which have no distance and are not among the dots of distances. With very many cases only those far "
+    "from the box are drawn as dots."
 )
 _MEANS = (
     "Mean with its 95 % bootstrap interval over the cases in which it is defined; below it, where structures were "

@@ -9,6 +9,7 @@ from html import escape
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 860, 34, 190, 110, 28
 _STEPS = (1, 2, 2.5, 5, 10)
+_MOST_DOTS = 3000  # in one plot; with more, only what lies outside the whiskers is drawn
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ def strips(title: str, unit: str, rows: Sequence[Strip], *, limits: tuple[float,
     for tick in ticks:
         parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{_TOP}" y2="{bottom}" class="grid"/>')
         parts.append(f'<text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle" class="tick">{tick:g}</text>')
+    every = sum(len(row.values) for row in rows) <= _MOST_DOTS
     for number, row in enumerate(rows):
         middle = _TOP + _ROW * number + _ROW / 2
-        parts += [_name(row, middle), *_dots(row, middle, x), *_box(row, middle, x)]
+        parts += [_name(row, middle), *_dots(row, middle, x, every=every), *_box(row, middle, x)]
     return "\n".join([*parts, "</svg>"])
 
 
@@ -85,12 +87,15 @@ def _name(row: Strip, middle: float) -> str:
     )
 
 
-def _dots(row: Strip, middle: float, x: Callable[[float], float]) -> list[str]:
+def _dots(row: Strip, middle: float, x: Callable[[float], float], *, every: bool) -> list[str]:
     """Return the dots, set apart up and down by a fixed pattern so that equal values can be told apart."""
+    first, _, third = row.quartiles
+    reach = 1.5 * (third - first)
     return [
         f'<circle cx="{x(value)}" cy="{middle + (number * 0.618 % 1 - 0.5) * 18:.1f}" r="2.6" class="dot">'
         f"<title>{escape(case)}: {value:.4g}</title></circle>"
         for number, (value, case) in enumerate(zip(row.values, row.cases, strict=True))
+        if every or not first - reach <= value <= third + reach
     ]
 
 

@@ -1,0 +1,61 @@
+"""The files of an evaluation: all of them or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.atomic import Outputs
+from medseg.evaluation import Case, Evaluation, Pair, Settings
+from medseg.evaluation.differences import AGREED, KINDS, differences
+from medseg.evaluation.result import as_csv, as_record, differences_as_csv
+from medseg.io import read_labels
+from medseg.report.page import Picture, badness, page
+from medseg.report.picture import planes_of
+from medseg.report.record import as_json
+
+
+def write_scores(folder: Path, evaluation: Evaluation, pairs: Sequence[Pair], *, pictures: int) -> list[Path]:
+    """Write `scores.csv`, `scores.json`, `report.html` and, for two sets, `differences.csv`; return their names.
+
+    Parameters
+    ----------
+    folder : Path
+        An existing folder.
+    evaluation : Evaluation
+        With at least one case.
+    pairs : sequence of Pair
+        Files of its cases; the worst are read again for their pictures.
+    pictures : int
+        How many cases the page shows.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written; none is then left behind.
+    """
+    files = {pair.case: pair for pair in pairs}
+    worst = sorted(evaluation.cases, key=_badness)[:pictures]
+    shown = [Picture(case, _draw(files[case.name], evaluation.settings)) for case in worst]
+    contents = {
+        "scores.csv": as_csv(evaluation),
+        "scores.json": as_json(as_record(evaluation)),
+        "report.html": page(evaluation, shown),
+    }
+    if evaluation.differences:
+        contents["differences.csv"] = differences_as_csv(evaluation)
+    with Outputs() as outputs:
+        for name, content in contents.items():
+            outputs.write(folder / name, [content])
+    return [folder / name for name in contents]
+
+
+def _badness(case: Case) -> float:
+    known = [badness(score) for score in case.scores if score.state != "undefined"]
+    return sum(known) / len(known) if known else math.inf
+
+
+def _draw(pair: Pair, settings: Settings) -> bytes:
+    found = differences(read_labels(pair.prediction), read_labels(pair.reference), settings)
+    return planes_of(found, seen_in=[kind.name for kind in KINDS if kind != AGREED])
