@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
@@ -100,6 +101,25 @@ def bundle_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """A function that runs the command in this process; returns exit code, standard output and standard error."""
+
+    from medseg import cli
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["medseg", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 @pytest.fixture

@@ -22,23 +22,6 @@ from medseg.volume import LabelMap, Volume
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """A function that runs the command in this process; returns exit code, standard output and standard error."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["medseg", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
 def model(bundle_file):
     return bundle_file(seed=1)
 

@@ -175,7 +175,7 @@ def _plot(evaluation: Evaluation, metric: Metric) -> str:
         names = [name for _, name in shown]
         rows.append(Strip(summary.name, [value for value, _ in shown], names, spread.quartiles, mean, misses))
     least = min((value for row in rows for value in row.values), default=0.0)
-    limits = (0.0 if least < 0.5 else least, 1.0) if metric.better == "more" else None
+    limits = (0.0 if least < 0.5 else min(least, 0.9), 1.0) if metric.better == "more" else None
     return strips(metric.title, metric.shown_unit(physical=evaluation.physical), rows, limits=limits)
 
 
