@@ -115,7 +115,7 @@ class LabelMap:
             table[[atom for atom in atoms if atom < len(table)]] = place
         if self.array.dtype == table.dtype and (table == np.arange(len(table))).all():
             return self.array
-        return table.take(self.array)
+        return looked_up(table, self.array)
 
     def values(self) -> list[int]:
         """Return the atoms that are present, without background."""
@@ -133,6 +133,15 @@ class LabelMap:
             found = np.bincount(plane.ravel())[: len(per_atom)]
             per_atom[: len(found)] += found
         return per_atom
+
+
+def looked_up(table: Array, indices: Array) -> Array:
+    """Return `table[indices]`, plane by plane in the order of the memory: indexing widens what it is given."""
+    found = np.empty_like(indices, table.dtype)
+    slowest_first = np.argsort([-abs(stride) for stride in indices.strides], kind="stable")
+    for into, plane in zip(found.transpose(slowest_first), indices.transpose(slowest_first), strict=True):
+        into[...] = table[plane]
+    return found
 
 
 def disjoint(items: Iterable[T], atoms: Callable[[T], Iterable[int]]) -> list[tuple[T, ...]]:

@@ -11,7 +11,7 @@ from medseg.evaluation.grids import on_grid_of
 from medseg.evaluation.labels import groups, match_labels
 from medseg.geometry import tuple_of_three
 from medseg.plan import Label
-from medseg.volume import LabelMap
+from medseg.volume import LabelMap, looked_up
 
 AGREED, EXTRA, MISSING, OTHER = KINDS = (
     Label(value=1, name="in both", color=(150, 150, 155)),
@@ -19,6 +19,8 @@ AGREED, EXTRA, MISSING, OTHER = KINDS = (
     Label(value=3, name="only in the reference", color=(70, 150, 255)),
     Label(value=4, name="another label", color=(235, 80, 220)),
 )
+# whether a voxel is in the prediction (1), in the reference (2), and differs (4), added up, to the kind above:
+_KIND_OF_CODE = np.array([0, 0, 0, AGREED.value, 0, EXTRA.value, MISSING.value, OTHER.value], np.uint8)
 _MARGIN = 0.15  # of the labels' box
 
 
@@ -33,14 +35,12 @@ def differences(prediction: LabelMap, reference: LabelMap, settings: Settings) -
         As `evaluate`.
     """
     prediction, _ = on_grid_of(reference, prediction, resample=settings.resample)
-    kinds = np.zeros(reference.array.shape, np.uint8)
+    kinds = np.zeros_like(reference.array, np.uint8)
     for group in groups(match_labels(prediction, reference, settings.labels)):
         predicted = prediction.places([label.prediction for label in group])
         true = reference.places([label.reference for label in group])
-        found = np.where(predicted == true, AGREED.value * (true > 0), OTHER.value).astype(np.uint8)
-        found[(predicted > 0) & (true == 0)] = EXTRA.value
-        found[(predicted == 0) & (true > 0)] = MISSING.value
-        np.maximum(kinds, found, out=kinds)
+        code = (predicted > 0).view(np.uint8) | (true > 0).view(np.uint8) << 1 | (predicted != true).view(np.uint8) << 2
+        np.maximum(kinds, looked_up(_KIND_OF_CODE, code), out=kinds)
     start, stop = _window(kinds)
     cut = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
     return LabelMap(kinds[cut], reference.geometry.cropped(start, stop), KINDS)

@@ -36,9 +36,12 @@ def on_grid_of(reference: LabelMap, prediction: LabelMap, *, resample: bool = Fa
     if own.physical != wanted.physical:
         bare = "prediction" if wanted.physical else "reference"
         raise GeometryError(f"the {bare} has no physical size, the other has", hint="give both as NIfTI or both as PNG")
+    if own.physical and own.same_as(wanted, tolerance=_allowed(wanted)):
+        return replace(prediction, geometry=wanted), False
     orders = own.order_to("RAS"), wanted.order_to("RAS")
     if own.physical and own.reordered(orders[0]).same_as(wanted.reordered(orders[1]), tolerance=_allowed(wanted)):
-        array = orders[1].inverse().apply(orders[0].apply(prediction.array))
+        array = np.empty_like(reference.array, prediction.array.dtype)  # laid out in memory as the reference is
+        array[...] = orders[1].inverse().apply(orders[0].apply(prediction.array))
         return replace(prediction, array=array, geometry=wanted), False
     if not own.physical and own.shape == wanted.shape:
         return prediction, False
