@@ -28,6 +28,10 @@ def desk(tmp_path, monkeypatch):
     scan = (SAMPLES / "t1_hippocampus.nii.gz").read_bytes()
     for name in ("sample_data/t1_hippocampus.nii.gz", "scan.nii.gz", "folder/a.nii.gz", "folder/b.nii.gz"):
         (tmp_path / name).write_bytes(scan)
+    for folder in ("predictions", "references"):
+        (tmp_path / folder).mkdir()
+        mask = np.pad(np.ones((4, 4, 4), np.uint8), 3)
+        medseg.write(medseg.LabelMap(mask, medseg.Geometry(np.eye(4), mask.shape)), tmp_path / folder / "case.nii.gz")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,0 +1,175 @@
+"""What medseg and its peers say of the same masks: where numbers differ, definitions do (docs/metrics.md).
+
+    python benchmarks/definitions.py [--data DIR]
+
+Needs the peers: `pip install -c constraints-peers.txt -e '.[peers]'`. DIR holds `hippocampus/` in the Decathlon's
+form; its first 20 cases are segmented by the shipped model (which has seen them: this is about metrics, not about the
+model).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import medseg
+from medseg.metrics import surface_distances
+
+Array = np.ndarray
+Spacing = tuple[float, float, float]
+Tool = Callable[[Array, Array, Spacing], dict[str, float]]
+COLUMNS = ("HD", "HD95", "ASSD", "NSD")
+TOLERANCE = 1.0
+
+
+def main() -> None:
+    """Print a table for each set of masks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with hippocampus/")
+    words = parser.parse_args()
+    warnings.simplefilter("ignore")
+    show(
+        "A ball of radius 10 mm and its copy 1 mm further on, 1 x 1 x 1 mm",
+        [(*balls((1.0, 1.0, 1.0)), (1.0, 1.0, 1.0))],
+    )
+    show("The same, 0.8 x 0.8 x 3 mm", [(*balls((0.8, 0.8, 3.0)), (0.8, 0.8, 3.0))])
+    one, two = (ball[:, :, 20:21] for ball in balls((1.0, 1.0, 1.0)))
+    show("The middle slice of the balls, as an array of one slice", [(one, two, (1.0, 1.0, 1.0))])
+    thin, thick = (distance_to_centre((1.0, 1.0, 1.0)) < radius for radius in (9, 11))
+    show("A ball of 9 mm within one of 11 mm (the volumes overlap wholly)", [(thin, thick, (1.0, 1.0, 1.0))])
+    if words.data:
+        show("Hippocampus, 20 cases, both labels, mean", list(hippocampus(words.data)))
+
+
+def distance_to_centre(spacing: Spacing, shift: float = 0.0) -> Array:
+    """Return the distance in mm of each voxel of a box of 40 mm from its middle, moved along the first axis."""
+    axes = [np.arange(round(40 / mm) + 1) * mm - 20 for mm in spacing]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    return np.sqrt((x - shift) ** 2 + y**2 + z**2)
+
+
+def balls(spacing: Spacing) -> tuple[Array, Array]:
+    """Return two balls of 10 mm, 1 mm apart."""
+    return distance_to_centre(spacing, 1.0) < 10, distance_to_centre(spacing) < 10
+
+
+def hippocampus(data: Path) -> list[tuple[Array, Array, Spacing]]:
+    """Return prediction and reference of both labels of 20 cases."""
+    predictor = medseg.Predictor.load("hippocampus-t1", device="cpu")
+    found = []
+    for path in sorted((data / "hippocampus" / "labelsTr").glob("*.nii.gz"))[:20]:
+        reference = medseg.read_labels(path)
+        predicted = predictor(medseg.read(data / "hippocampus" / "imagesTr" / path.name)).labels
+        found += [(predicted.array == n, reference.array == n, reference.geometry.spacing) for n in (1, 2)]
+    return found
+
+
+def show(title: str, pairs: list[tuple[Array, Array, Spacing]]) -> None:
+    """Print the mean scores of each tool over pairs of masks."""
+    print(f"\n{title}\n| | HD mm | HD95 mm | ASSD mm | NSD at {TOLERANCE:g} mm |\n|---|---|---|---|---|")
+    for name, tool in TOOLS.items():
+        scores = [tool(*pair) for pair in pairs]
+        means = [float(np.mean([score.get(column, math.nan) for score in scores])) for column in COLUMNS]
+        print(f"| {name} | {' | '.join('' if math.isnan(mean) else f'{mean:.3f}' for mean in means)} |")
+
+
+def voxels(prediction: Array, reference: Array, spacing: Spacing, kind: str = "voxels") -> dict[str, float]:
+    """Score by medseg."""
+    found = surface_distances(prediction, reference, spacing, surface=kind)
+    scores = (found.hausdorff(), found.hausdorff(95), found.average(), found.dice(TOLERANCE))
+    return dict(zip(COLUMNS, scores, strict=True))
+
+
+def elements(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
+    """Score by medseg, surfaces as elements."""
+    return voxels(prediction, reference, spacing, "elements")
+
+
+def deepmind(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
+    """Score by DeepMind's library; the mean of its two directed averages."""
+    import surface_distance as library
+
+    found = library.compute_surface_distances(reference, prediction, spacing)
+    return {
+        "HD": library.compute_robust_hausdorff(found, 100),
+        "HD95": library.compute_robust_hausdorff(found, 95),
+        "ASSD": float(np.mean(library.compute_average_surface_distance(found))),
+        "NSD": library.compute_surface_dice_at_tolerance(found, TOLERANCE),
+    }
+
+
+def monai(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
+    """Score by MONAI."""
+    import torch
+    from monai import metrics
+
+    masks = [torch.from_numpy(np.ascontiguousarray(mask)[None, None]) for mask in (prediction, reference)]
+    options = {"include_background": True, "spacing": spacing}
+    return {
+        "HD": float(metrics.compute_hausdorff_distance(*masks, **options)),
+        "HD95": float(metrics.compute_hausdorff_distance(*masks, percentile=95, **options)),
+        "ASSD": float(metrics.compute_average_surface_distance(*masks, symmetric=True, **options)),
+        "NSD": float(metrics.compute_surface_dice(*masks, [TOLERANCE], **options)),
+    }
+
+
+def medpy(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
+    """Score by medpy."""
+    from medpy.metric import binary
+
+    return {
+        "HD": binary.hd(prediction, reference, spacing),
+        "HD95": binary.hd95(prediction, reference, spacing),
+        "ASSD": binary.assd(prediction, reference, spacing),
+    }
+
+
+def simpleitk(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
+    """Score by SimpleITK: distances from every voxel of a mask, 0 within the other."""
+    import SimpleITK as sitk  # noqa: N813 - the name that everybody knows
+
+    images = [sitk.GetImageFromArray(mask.astype(np.uint8).T) for mask in (prediction, reference)]
+    for image in images:
+        image.SetSpacing([float(mm) for mm in spacing])
+    found = sitk.HausdorffDistanceImageFilter()
+    found.Execute(*images)
+    return {"HD": found.GetHausdorffDistance(), "ASSD": found.GetAverageHausdorffDistance()}
+
+
+def panoptica(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
+    """Score by panoptica; its surface Dice has a fixed tolerance and is left out."""
+    import contextlib
+    import io
+
+    from panoptica import InputType, Metric, Panoptica_Evaluator
+
+    wanted = {"HD": Metric.HD, "HD95": Metric.HD95, "ASSD": Metric.ASSD}
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = Panoptica_Evaluator(
+            InputType.MATCHED_INSTANCE,
+            instance_metrics=[Metric.DSC, *wanted.values()],
+            global_metrics=[],
+            decision_metric=Metric.DSC,
+            decision_threshold=0.0,
+        ).evaluate(prediction.astype(np.uint8), reference.astype(np.uint8), voxelspacing=spacing)
+    scores = next(iter(found.values())).to_dict()
+    return {name: float(scores[f"sq_{metric.name.lower()}"]) for name, metric in wanted.items()}
+
+
+TOOLS: dict[str, Tool] = {
+    "medseg, voxels (default)": voxels,
+    "MONAI": monai,
+    "medpy": medpy,
+    "panoptica": panoptica,
+    "SimpleITK": simpleitk,
+    "medseg, elements": elements,
+    "DeepMind surface-distance": deepmind,
+}
+
+if __name__ == "__main__":
+    main()
