@@ -146,7 +146,7 @@ def _border(labels: LabelMap) -> list[Reason]:
     for axis, size in enumerate(labels.geometry.shape):
         if size > 1:
             for end in (0, -1):
-                touched.update(np.unique(labels.array.take(end, axis)).tolist())
+                touched.update(np.unique(np.moveaxis(labels.array, axis, 0)[end]).tolist())
     return [
         Reason("CUT_BY_BORDER", "check", f"{label.name} reaches the border of the scan")
         for label in labels.labels

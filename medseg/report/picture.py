@@ -135,8 +135,8 @@ def planes_of(labels: LabelMap, *, seen_in: Sequence[str]) -> bytes:
     """
     black = Volume(np.zeros((1, *labels.array.shape), np.uint8), labels.geometry)
     scan, labels = _oriented(black, labels)
-    chosen = np.isin(labels.array, [atom for name in seen_in for atom in labels.label(name).atoms])
-    choosing = LabelMap(chosen.astype(np.uint8) if chosen.any() else labels.array, labels.geometry)
+    chosen = labels.places([[atom for name in seen_in for atom in labels.label(name).atoms]])
+    choosing = LabelMap(chosen if chosen.any() else labels.array, labels.geometry)
     planes = [_cut(scan, labels, view, _fullest(choosing, view)) for view in _views(scan)]
     colours = [label.rgb for label in labels.labels]
     painted = [_paint(plane, _PANEL / max(plane.size_mm), colours) for plane in planes]
@@ -181,12 +181,13 @@ def _fullest(labels: LabelMap, view: _View) -> int:
 def _cut(scan: Volume, labels: LabelMap, view: _View, at: int) -> _Plane:
 
     def plane(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        rows: npt.NDArray[Any] = array.take(at, view.across).T  # along the axis shown downwards
-        return rows
+        rows: npt.NDArray[Any] = np.moveaxis(array, view.across, 0)[at]
+        return rows.T  # along the axis shown downwards
 
     grey = plane(scan.array[0]).astype(np.float32)
     low, high = np.percentile(grey, (1, 99)).tolist()
-    masks = tuple(plane(labels.mask(label.name)) for label in labels.labels)
+    atoms = plane(labels.array)
+    masks = tuple(np.isin(atoms, label.atoms) for label in labels.labels)
     shown = np.clip((grey - low) / (high - low or 1), 0, 1)
     return _Plane(view, shown, masks, (scan.geometry.extent[view.right], scan.geometry.extent[view.down]))
 
