@@ -1,6 +1,9 @@
 """Metrics: by hand, by brute force, and what is said of empty masks."""
 
+import re
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,3 +302,33 @@ class TestMembranes:
 
     def test_one_cell_in_both_is_right(self):
         assert metrics.v_info(ALL.astype(int), ALL.astype(int)) == 1
+
+
+METRICS = [
+    name
+    for name in metrics.__all__
+    if name[0].islower() and name not in {"components", "thinned", "overlaps", "volume"}
+]
+SETS = {"confusion_matrix", "surface_distances", "label_surface_distances"}  # from which scores follow
+
+
+@pytest.mark.parametrize("name", sorted({*METRICS} - SETS))
+def test_every_score_says_its_range_direction_empty_case_and_source(name):
+    text = " ".join((getattr(metrics, name).__doc__ or "").split())
+    module = sys.modules[getattr(metrics, name).__module__]
+    assert re.search(r"0 to 1|0 or more|-1 or more", text)
+    assert re.search(r"(more|less) is better|0 is best", text)
+    assert re.search(r"nan|0 if both", text)
+    assert re.search(r"\b(19|20)\d\d\b", text + (module.__doc__ or ""))
+    assert ">>>" in text
+
+
+@pytest.mark.parametrize("name", sorted({*METRICS} - SETS))
+def test_every_score_is_listed_in_the_documentation(name):
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    short = {
+        "sensitivity_at_specificity": "sensitivity_at_specificity", "average_surface_distance": "assd",
+        "rms_surface_distance": "rmsd", "hausdorff_distance": "hd95", "surface_dice": "nsd",
+        "absolute_volume_error": "volume_error", "centreline_dice": "cldice", "detection_f1": "lesion_f1",
+    }  # fmt: skip
+    assert f"`{short.get(name, name)}`" in page

@@ -40,9 +40,10 @@ def auc(probability: Floats, reference: Mask) -> float:
 
 
 def sensitivity_at_specificity(probability: Floats, reference: Mask, specificity: float) -> float:
-    """Return the largest sensitivity of a threshold whose specificity is at least `specificity`; 0 to 1.
+    """Return the largest sensitivity of a threshold whose specificity is at least `specificity`.
 
-    nan if the reference is empty or full.
+    0 to 1, more is better; nan if the reference is empty or full. A point of the ROC curve (Metz, Seminars in Nuclear
+    Medicine 8(4), 1978).
 
     Examples
     --------
