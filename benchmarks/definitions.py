@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from peers import PEERS, TOLERANCE, Array, Peer, Scores, Spacing
 
 import medseg
 from medseg.metrics import surface_distances
 
-Array = np.ndarray
-Spacing = tuple[float, float, float]
-Tool = Callable[[Array, Array, Spacing], dict[str, float]]
-COLUMNS = ("HD", "HD95", "ASSD", "NSD")
-TOLERANCE = 1.0
+COLUMNS = ("hd", "hd95", "assd", "nsd")
 
 
 def main() -> None:
@@ -73,102 +71,29 @@ def show(title: str, pairs: list[tuple[Array, Array, Spacing]]) -> None:
     """Print the mean scores of each tool over pairs of masks."""
     print(f"\n{title}\n| | HD mm | HD95 mm | ASSD mm | NSD at {TOLERANCE:g} mm |\n|---|---|---|---|---|")
     for name, tool in TOOLS.items():
-        scores = [tool(*pair) for pair in pairs]
+        scores = [tool(*pair, COLUMNS) for pair in pairs]
         means = [float(np.mean([score.get(column, math.nan) for score in scores])) for column in COLUMNS]
         print(f"| {name} | {' | '.join('' if math.isnan(mean) else f'{mean:.3f}' for mean in means)} |")
 
 
-def voxels(prediction: Array, reference: Array, spacing: Spacing, kind: str = "voxels") -> dict[str, float]:
+def voxels(
+    prediction: Array,
+    reference: Array,
+    spacing: Spacing,
+    tolerance: float,
+    wanted: Collection[str],
+    kind: str = "voxels",
+) -> Scores:
     """Score by medseg."""
     found = surface_distances(prediction, reference, spacing, surface=kind)
     scores = (found.hausdorff(), found.hausdorff(95), found.average(), found.dice(TOLERANCE))
-    return dict(zip(COLUMNS, scores, strict=True))
+    return dict(zip(wanted, scores, strict=True))
 
 
-def elements(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
-    """Score by medseg, surfaces as elements."""
-    return voxels(prediction, reference, spacing, "elements")
-
-
-def deepmind(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
-    """Score by DeepMind's library; the mean of its two directed averages."""
-    import surface_distance as library
-
-    found = library.compute_surface_distances(reference, prediction, spacing)
-    return {
-        "HD": library.compute_robust_hausdorff(found, 100),
-        "HD95": library.compute_robust_hausdorff(found, 95),
-        "ASSD": float(np.mean(library.compute_average_surface_distance(found))),
-        "NSD": library.compute_surface_dice_at_tolerance(found, TOLERANCE),
-    }
-
-
-def monai(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
-    """Score by MONAI."""
-    import torch
-    from monai import metrics
-
-    masks = [torch.from_numpy(np.ascontiguousarray(mask)[None, None]) for mask in (prediction, reference)]
-    options = {"include_background": True, "spacing": spacing}
-    return {
-        "HD": float(metrics.compute_hausdorff_distance(*masks, **options)),
-        "HD95": float(metrics.compute_hausdorff_distance(*masks, percentile=95, **options)),
-        "ASSD": float(metrics.compute_average_surface_distance(*masks, symmetric=True, **options)),
-        "NSD": float(metrics.compute_surface_dice(*masks, [TOLERANCE], **options)),
-    }
-
-
-def medpy(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
-    """Score by medpy."""
-    from medpy.metric import binary
-
-    return {
-        "HD": binary.hd(prediction, reference, spacing),
-        "HD95": binary.hd95(prediction, reference, spacing),
-        "ASSD": binary.assd(prediction, reference, spacing),
-    }
-
-
-def simpleitk(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
-    """Score by SimpleITK: distances from every voxel of a mask, 0 within the other."""
-    import SimpleITK as sitk  # noqa: N813 - the name that everybody knows
-
-    images = [sitk.GetImageFromArray(mask.astype(np.uint8).T) for mask in (prediction, reference)]
-    for image in images:
-        image.SetSpacing([float(mm) for mm in spacing])
-    found = sitk.HausdorffDistanceImageFilter()
-    found.Execute(*images)
-    return {"HD": found.GetHausdorffDistance(), "ASSD": found.GetAverageHausdorffDistance()}
-
-
-def panoptica(prediction: Array, reference: Array, spacing: Spacing) -> dict[str, float]:
-    """Score by panoptica; its surface Dice has a fixed tolerance and is left out."""
-    import contextlib
-    import io
-
-    from panoptica import InputType, Metric, Panoptica_Evaluator
-
-    wanted = {"HD": Metric.HD, "HD95": Metric.HD95, "ASSD": Metric.ASSD}
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = Panoptica_Evaluator(
-            InputType.MATCHED_INSTANCE,
-            instance_metrics=[Metric.DSC, *wanted.values()],
-            global_metrics=[],
-            decision_metric=Metric.DSC,
-            decision_threshold=0.0,
-        ).evaluate(prediction.astype(np.uint8), reference.astype(np.uint8), voxelspacing=spacing)
-    scores = next(iter(found.values())).to_dict()
-    return {name: float(scores[f"sq_{metric.name.lower()}"]) for name, metric in wanted.items()}
-
-
-TOOLS: dict[str, Tool] = {
+TOOLS: dict[str, Peer] = {
     "medseg, voxels (default)": voxels,
-    "MONAI": monai,
-    "medpy": medpy,
-    "panoptica": panoptica,
-    "SimpleITK": simpleitk,
-    "medseg, elements": elements,
-    "DeepMind surface-distance": deepmind,
+    "medseg, elements": partial(voxels, kind="elements"),
+    **PEERS,
 }
 
 if __name__ == "__main__":

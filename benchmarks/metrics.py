@@ -22,14 +22,13 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from peers import PEERS, TOLERANCE, Array, Peer, Scores
 
 SHAPES = {"64": (64, 64, 64), "256": (256, 256, 256), "512": (512, 512, 300)}
 SPACING = (0.8, 0.8, 3.0)
 SHIFT = (1, 2, -1)
-TOLERANCE = 1.0
 CASES = ["256:1", "256:14", "256:104", "512:1", "512:14", "512:104"]
-Array = np.ndarray
-Scores = dict[str, float]
+SCORES = ("dice", "hd95", "assd", "nsd")
 Tool = Callable[
     [Array, Array, int, float], tuple[int, Scores]
 ]  # masks, labels, seconds: labels done, scores of label 1
@@ -117,13 +116,13 @@ def medseg_elements(prediction: Array, reference: Array, count: int, seconds: fl
     return medseg(prediction, reference, count, seconds, surface="elements")
 
 
-def label_by_label(score: Callable[[Array, Array], Scores]) -> Tool:
+def label_by_label(peer: Peer) -> Tool:
     """Return a tool that scores one label after the other, until its time is over."""
 
     def run(prediction: Array, reference: Array, count: int, seconds: float) -> tuple[int, Scores]:
         first, start = {}, time.process_time()
         for label in range(1, count + 1):
-            found = score(prediction == label, reference == label)
+            found = peer(prediction == label, reference == label, SPACING, SCORES)
             first = first or found
             if time.process_time() - start > seconds:
                 break
@@ -132,104 +131,26 @@ def label_by_label(score: Callable[[Array, Array], Scores]) -> Tool:
     return run
 
 
-@label_by_label
-def monai(prediction: Array, reference: Array) -> Scores:
-    """Each metric finds its own distances."""
-    import torch
-    from monai import metrics
-
-    torch.set_num_threads(1)
-    masks = [torch.from_numpy(np.ascontiguousarray(mask)[None, None]) for mask in (prediction, reference)]
-    options = {"include_background": True, "spacing": SPACING}
-    return {
-        "dice": float(metrics.compute_dice(*masks)),
-        "hd95": float(metrics.compute_hausdorff_distance(*masks, percentile=95, **options)),
-        "assd": float(metrics.compute_average_surface_distance(*masks, symmetric=True, **options)),
-        "nsd": float(metrics.compute_surface_dice(*masks, [TOLERANCE], **options)),
-    }
-
-
-@label_by_label
-def medpy(prediction: Array, reference: Array) -> Scores:
-    """Offers no surface Dice."""
-    from medpy.metric import binary
-
-    return {
-        "dice": float(binary.dc(prediction, reference)),
-        "hd95": float(binary.hd95(prediction, reference, SPACING)),
-        "assd": float(binary.assd(prediction, reference, SPACING)),
-    }
-
-
-@label_by_label
-def deepmind(prediction: Array, reference: Array) -> Scores:
-    """All scores from one set of distances, in the box around both masks."""
-    import surface_distance as library
-
-    found = library.compute_surface_distances(reference, prediction, SPACING)
-    return {
-        "dice": float(library.compute_dice_coefficient(reference, prediction)),
-        "hd95": float(library.compute_robust_hausdorff(found, 95)),
-        "assd": float(np.mean(library.compute_average_surface_distance(found))),
-        "nsd": float(library.compute_surface_dice_at_tolerance(found, TOLERANCE)),
-    }
-
-
-@label_by_label
-def simpleitk(prediction: Array, reference: Array) -> Scores:
-    """Offers no percentile and no surface Dice; its Hausdorff distance and its average are of voxels."""
-    import SimpleITK as sitk  # noqa: N813 - the name that everybody knows
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    images = [sitk.GetImageFromArray(mask.astype(np.uint8).T) for mask in (prediction, reference)]
-    for image in images:
-        image.SetSpacing(SPACING)
-    overlap, distance = sitk.LabelOverlapMeasuresImageFilter(), sitk.HausdorffDistanceImageFilter()
-    overlap.Execute(*images)
-    distance.Execute(*images)
-    return {"dice": overlap.GetDiceCoefficient(1), "assd": distance.GetAverageHausdorffDistance()}
-
-
 def panoptica(prediction: Array, reference: Array, count: int, seconds: float) -> tuple[int, Scores]:
-    """All labels at once, as many as are thought to fit into the time; no surface Dice, as its tolerance is fixed."""
-    import contextlib
-    import io
+    """Score all labels at once, as many as are thought to fit into the time."""
 
-    from panoptica import InputType, Metric, Panoptica_Evaluator
-
-    wanted = {"dice": Metric.DSC, "hd95": Metric.HD95, "assd": Metric.ASSD}
-    evaluator = Panoptica_Evaluator(
-        InputType.MATCHED_INSTANCE,
-        instance_metrics=list(wanted.values()),
-        global_metrics=[],
-        decision_metric=Metric.DSC,
-        decision_threshold=0.0,
-    )
-
-    def run(labels: int) -> dict:
+    def run(labels: int) -> Scores:
         maps = [np.where(part <= labels, part, 0).astype(np.uint8) for part in (prediction, reference)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = evaluator.evaluate(*maps, voxelspacing=SPACING)
-        return next(iter(found.values())).to_dict()
+        return PEERS["panoptica"](*maps, SPACING, SCORES)
 
     start = time.process_time()
-    found = run(1)
-    each = time.process_time() - start
-    first = {name: float(found[f"sq_{metric.name.lower()}"]) for name, metric in wanted.items()}
-    labels = min(count, int(seconds / each))
+    first = run(1)
+    labels = min(count, int(seconds / (time.process_time() - start)))
     if labels > 1:
         run(labels)
         return labels + 1, first  # the one before is paid for, too
     return 1, first
 
 
-TOOLS = {
+TOOLS: dict[str, Tool] = {
     "medseg": medseg,
     "medseg, elements": medseg_elements,
-    "DeepMind surface-distance": deepmind,
-    "MONAI": monai,
-    "medpy": medpy,
-    "SimpleITK": simpleitk,
+    **{name: label_by_label(peer) for name, peer in PEERS.items()},
     "panoptica": panoptica,
 }
 
@@ -245,9 +166,7 @@ def print_case(case: str, found: dict[str, list[dict]]) -> None:
         seconds = statistics.median(run["seconds"] for run in runs)
         memory = statistics.median(run["memory"] for run in runs)
         about = "~" if runs[0]["done"] < int(count) else ""
-        scores = " | ".join(
-            f"{runs[0]['scores'].get(name, float('nan')):.4f}" for name in ("dice", "hd95", "assd", "nsd")
-        )
+        scores = " | ".join(f"{runs[0]['scores'].get(name, float('nan')):.4f}" for name in SCORES)
         print(
             f"| {tool:<26}| {about}{seconds:.2f} | {about}{seconds / base:.1f} | {memory:.0f} | "
             f"{scores.replace('nan', '')} |",
