@@ -80,7 +80,6 @@ def voxels(
     prediction: Array,
     reference: Array,
     spacing: Spacing,
-    tolerance: float,
     wanted: Collection[str],
     kind: str = "voxels",
 ) -> Scores:

@@ -67,7 +67,7 @@ class TestOverlap:
         found = metrics.confusion_matrix(prediction, reference, 5)
         assert found.tolist() == [[((maps[1] == row) & (maps[0] == col)).sum() for col in range(5)] for row in range(5)]
         assert metrics.confusion_matrix(prediction, np.ascontiguousarray(reference), 5).tolist() == found.tolist()
-        for label, counts in enumerate(metrics.overlaps(found)):
+        for label, counts in enumerate(metrics.overlaps(prediction, reference, 5)):
             assert counts == metrics.Overlap.of(prediction == label, reference == label)
 
     def test_runs_longer_than_a_chunk_are_counted_whole(self, monkeypatch):

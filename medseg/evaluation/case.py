@@ -14,7 +14,7 @@ from scipy import ndimage
 from medseg.evaluation.columns import METRICS, Comparison, Metric
 from medseg.evaluation.grids import check_axes, on_grid_of
 from medseg.evaluation.labels import Matched, Wanted, groups, match_labels
-from medseg.metrics import Overlap, SurfaceDistances, confusion_matrix, label_surface_distances, overlaps
+from medseg.metrics import Overlap, SurfaceDistances, label_surface_distances, overlaps
 from medseg.metrics.overlap import Mask
 from medseg.metrics.surfaces import Kind
 from medseg.volume import LabelMap
@@ -162,7 +162,7 @@ def _scores(
         distances = label_surface_distances(predicted, true, geometry.spacing, surface=settings.surface)
     cut = _Cut(predicted, true)
     scores = []
-    counts = overlaps(confusion_matrix(predicted, true, len(group) + 1))[1:]
+    counts = overlaps(predicted, true, len(group) + 1)[1:]
     for place, (label, overlap) in enumerate(zip(group, counts, strict=True), start=1):
         comparison = Comparison(
             overlap,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from medseg.errors import ShapeMismatch, UsageError
 
 Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer[Any]]
+Counts = npt.NDArray[np.int64]
 
 _CHUNK = 1 << 22  # voxels looked at in one go
 
@@ -229,8 +230,6 @@ def relative_volume_error(prediction: Mask, reference: Mask) -> float:
 def confusion_matrix(prediction: Integers, reference: Integers, count: int) -> npt.NDArray[np.int64]:
     """Return how many voxels of each label of the reference (rows) got each label of the prediction (columns).
 
-    Both label maps are read once, as runs of equal pairs: every overlap of every label follows, at the cost of one.
-
     Parameters
     ----------
     prediction, reference : array of int
@@ -254,37 +253,53 @@ def confusion_matrix(prediction: Integers, reference: Integers, count: int) -> n
     >>> confusion_matrix(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), 3).tolist()
     [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
     """
+    counts = np.zeros(count * count, np.int64)
+    for predicted, true, lengths in _runs(prediction, reference, count):
+        counts += _sums(true * count + predicted, lengths, count * count)
+    return counts.reshape(count, count)
+
+
+def overlaps(prediction: Integers, reference: Integers, count: int) -> list[Overlap]:
+    """Return the overlap of each label, background first, from one pass over runs of equal voxels.
+
+    Time and memory do not grow with the number of labels. Parameters and errors as of `confusion_matrix`.
+
+    Examples
+    --------
+    >>> overlaps(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), 3)[1]
+    Overlap(both=1, prediction_only=0, reference_only=1, neither=2)
+    """
+    both, predicted, true = (np.zeros(count, np.int64) for _ in range(3))
+    for columns, rows, lengths in _runs(prediction, reference, count):
+        same = columns == rows
+        both += _sums(rows[same], lengths[same], count)
+        predicted += _sums(columns, lengths, count)
+        true += _sums(rows, lengths, count)
+    neither = prediction.size - true - predicted + both
+    table = np.stack([both, predicted - both, true - both, neither], axis=1)
+    return [Overlap(*row) for row in table.tolist()]
+
+
+def _runs(prediction: Integers, reference: Integers, count: int) -> Iterator[tuple[Counts, Counts, Counts]]:
+    """Yield runs in which neither map changes: label of the prediction, of the reference, and length."""
     check_shapes(prediction, reference)
     if prediction.ndim > 1 and prediction.flags.f_contiguous:
         prediction, reference = prediction.T, reference.T  # read in the order of the memory
     predicted, true = np.ascontiguousarray(prediction).ravel(), np.ascontiguousarray(reference).ravel()
-    counts = np.zeros(count * count, np.int64)
     for start in range(0, len(true), _CHUNK):
         a, b = predicted[start : start + _CHUNK], true[start : start + _CHUNK]
         starts = np.concatenate([[0], 1 + np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1]))])
-        lengths = np.diff(starts, append=len(a))
         columns, rows = a[starts].astype(np.int64), b[starts].astype(np.int64)
         low, high = min(columns.min(), rows.min()), max(columns.max(), rows.max())
         if low < 0 or high >= count:
             raise UsageError(
                 f"label {low if low < 0 else high} lies outside 0 to {count - 1}", hint="give the number of labels"
             )
-        counts += np.bincount(rows * count + columns, weights=lengths, minlength=count * count).astype(np.int64)
-    return counts.reshape(count, count)
+        yield columns, rows, np.diff(starts, append=len(a))
 
 
-def overlaps(confusion: npt.NDArray[np.int64]) -> list[Overlap]:
-    """Return the overlap of each label of a confusion matrix, background first.
-
-    Examples
-    --------
-    >>> overlaps(confusion_matrix(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), 3))[1]
-    Overlap(both=1, prediction_only=0, reference_only=1, neither=2)
-    """
-    both, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    neither = confusion.sum() - true - predicted + both
-    columns = (both, predicted - both, true - both, neither)
-    return [Overlap(*row) for row in np.stack(columns, axis=1).tolist()]
+def _sums(places: Counts, lengths: Counts, count: int) -> Counts:
+    return np.bincount(places, weights=lengths, minlength=count).astype(np.int64)
 
 
 def check_shapes(prediction: npt.NDArray[np.generic], reference: npt.NDArray[np.generic]) -> None:
