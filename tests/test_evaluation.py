@@ -153,6 +153,8 @@ class TestLabels:
         settings = Settings(labels=tuple(map(Wanted.parse, ["organ=1+2", "2", "core=2"])))
         found = values(evaluate(one, two, settings))
         assert list(found) == ["organ", "2", "core"]
+        done = complete([evaluate(one, two, settings), evaluate(two, one, settings)], settings.metrics)
+        assert [score.name for score in done[1].scores] == ["organ", "2", "core"]
         assert (
             found["organ"]["dice"]
             == medseg.evaluation.evaluate(

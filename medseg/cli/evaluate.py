@@ -33,7 +33,7 @@ def evaluate(
         str, typer.Option("--tolerance", metavar="MM", help="Of the surface Dice, such as 2 or 2,liver=3.")
     ] = "2",
     metrics: Annotated[
-        str, typer.Option("--metrics", metavar="LIST", help="Names with commas between; default, or all.")
+        str, typer.Option("--metrics", metavar="LIST", help="Such as dice,hd95,nsd; default, or all (docs/metrics.md).")
     ] = "default",
     surface: Annotated[
         Surface, typer.Option("--surface", help="Surface as voxels, or as elements weighted by area (DeepMind).")

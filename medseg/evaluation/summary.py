@@ -62,7 +62,9 @@ class Summary:
 
 def complete(cases: Sequence[Case], metrics: Sequence[Metric]) -> list[Case]:
     """Return the cases with a score for every label of any of them: `undefined` where neither file has it."""
-    labels = sorted({(score.label, score.name) for case in cases for score in case.scores})
+    labels = list(dict.fromkeys((score.label, score.name) for case in cases for score in case.scores))
+    if any(len(case.scores) < len(labels) for case in cases):
+        labels.sort()  # else the order is that in which the user asked for them, or by number already
     values = absent(metrics)
     done = []
     for case in cases:

@@ -42,7 +42,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 1240px; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .6rem; vertical-align: top; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .dim, small { color: var(--dim); } .miss { fill: var(--mean); color: var(--mean); }
 .warn { background: var(--warn); padding: .6rem 1rem; border-radius: 6px; margin: .6rem 0; }
@@ -155,7 +155,7 @@ def _mean_cell(summary: Summary, metric: Metric) -> str:
 def _interval(mean: Mean) -> str:
     if not math.isfinite(mean.mean):
         return _NONE
-    ends = f" <small>[{mean.low:.3g}, {mean.high:.3g}]</small>" if math.isfinite(mean.low) else ""
+    ends = f"<br><small>[{mean.low:.3g}, {mean.high:.3g}]</small>" if math.isfinite(mean.low) else ""
     return f"{mean.mean:.3g}{ends}"
 
 
