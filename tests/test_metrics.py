@@ -138,6 +138,22 @@ class TestProbabilities:
             assert np.isnan(metrics.sensitivity_at_specificity(ALL.astype(float), reference, 0.9))
 
 
+def test_masks_may_be_whole_numbers_and_never_fractions():
+    a, b = masks(0)
+    for metric in (
+        metrics.dice,
+        metrics.detection_f1,
+        metrics.centreline_dice,
+        partial(metrics.surface_dice, spacing=(1, 1, 1), tolerance=1),
+        partial(metrics.boundary_iou, spacing=(1, 1, 1), width=1),
+    ):
+        assert metric(a.astype(np.uint8) * 255, b.astype(np.int16)) == metric(a, b)
+        with pytest.raises(UsageError, match="a mask of float64; give bool, such as"):
+            metric(a, b.astype(float))
+    assert metrics.auc(a + 0.5, b.astype(np.uint8)) == metrics.auc(a + 0.5, b)
+    assert metrics.brier(a / 2, b.astype(np.uint8) * 255) == metrics.brier(a / 2, b)
+
+
 class TestCalibration:
     @pytest.mark.parametrize("seed", range(3))
     def test_brier_and_ece_by_their_definitions(self, seed):

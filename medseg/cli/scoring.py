@@ -58,7 +58,14 @@ def as_settings(
 def score_files(pairing: Pairing, settings: Settings, display: Display, done: int, *, debug: bool) -> Run:
     """Return the scores of each pair, and the cases that failed; a bad pair does not stop the rest."""
     cases: list[Case] = []
-    failures = [Failure(case, reason) for case, reason in pairing.ambiguous]
+    failures: list[Failure] = []
+
+    def fail(case: str, reason: str) -> None:
+        failures.append(Failure(case, reason))
+        display.say(f"error: {case}: {reason}", sys.stderr)
+
+    for name, reason in pairing.ambiguous:
+        fail(name, reason)
     for number, pair in enumerate(pairing.pairs):
         try:
             case = _score(pair, settings, display, display.of(pair.prediction, done + number))
@@ -68,9 +75,7 @@ def score_files(pairing: Pairing, settings: Settings, display: Display, done: in
             if debug:
                 raise
             _, problem, hint = explain(error)
-            failures.append(Failure(pair.case, f"{problem}; {hint}"))
-    for failure in failures:
-        display.say(f"error: {failure.case}: {failure.reason}", sys.stderr)
+            fail(pair.case, f"{problem}; {hint}")
     return cases, failures
 
 
@@ -78,7 +83,7 @@ def assemble(places: Sequence[str], settings: Settings, pairings: Sequence[Pairi
     """Return all that came of the first set, and the differences of the second from it where there is one."""
     cases = complete(runs[0][0], settings.metrics)
     known = {score.name for case in cases for score in case.scores}
-    if unknown := [name for name in settings.tolerances if name not in known]:
+    if known and (unknown := [name for name in settings.tolerances if name not in known]):
         raise UsageError(f"--tolerance names {unknown[0]!r}", hint=f"the labels are: {', '.join(sorted(known))}")
     second, failed_second = runs[1] if len(runs) > 1 else ([], [])
     return Evaluation(

@@ -15,7 +15,7 @@ from medseg.evaluation.columns import METRICS, Comparison, Metric
 from medseg.evaluation.grids import check_axes, on_grid_of
 from medseg.evaluation.labels import Matched, Wanted, groups, match_labels
 from medseg.metrics import Overlap, SurfaceDistances, label_surface_distances, overlaps
-from medseg.metrics.overlap import Mask
+from medseg.metrics.masks import Mask
 from medseg.metrics.surfaces import Kind
 from medseg.volume import LabelMap
 

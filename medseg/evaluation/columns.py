@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.errors import UsageError
 from medseg.metrics import Lesions, Overlap, SurfaceDistances, boundary_iou, centreline_dice
-from medseg.metrics.overlap import Mask
+from medseg.metrics.masks import Mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from medseg.metrics.overlap import Mask, check_shapes
+from medseg.metrics.masks import Mask, as_masks
 from medseg.pieces import connected_pieces
 
 Counts = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class Lesions:
     @classmethod
     def of(cls, prediction: Mask, reference: Mask) -> Lesions:
         """Find the lesions of two masks with 2 or 3 axes."""
-        check_shapes(prediction, reference)
+        prediction, reference = as_masks(prediction, reference)
         pieces = [connected_pieces(mask) for mask in (prediction, reference)]
         sizes = [np.bincount(piece.ravel())[1:] for piece in pieces]
         shared = prediction & reference

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medseg.metrics.overlap import Mask, check_shapes
+from medseg.metrics.masks import Mask, check_shapes
 
 Cells = npt.NDArray[np.integer]  # 0: membrane; each cell a number of its own
 

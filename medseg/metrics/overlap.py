@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import ShapeMismatch, UsageError
+from medseg.errors import UsageError
+from medseg.metrics.masks import Mask, as_mask, as_masks, check_shapes
 
-Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer[Any]]
 Counts = npt.NDArray[np.int64]
 
@@ -37,7 +37,7 @@ class Overlap:
     @classmethod
     def of(cls, prediction: Mask, reference: Mask) -> Self:
         """Count two masks of one shape."""
-        check_shapes(prediction, reference)
+        prediction, reference = as_masks(prediction, reference)
         both = int(np.count_nonzero(prediction & reference))
         predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
         return cls(both, predicted - both, true - both, prediction.size - predicted - true + both)
@@ -99,12 +99,14 @@ def dice(prediction: Mask, reference: Mask) -> float:
     Parameters
     ----------
     prediction, reference : array of bool
-        Masks of one label, of the same shape, with any number of axes.
+        Masks of one label, of the same shape, with any number of axes. Of whole numbers what is not 0 is inside.
 
     Raises
     ------
     ShapeMismatch
         If the masks differ in shape.
+    UsageError
+        If one holds fractions.
 
     Examples
     --------
@@ -195,7 +197,7 @@ def volume(mask: Mask, spacing: Sequence[float]) -> float:
     >>> volume(np.ones((10, 10, 5), bool), spacing=(1, 1, 3))
     1.5
     """
-    return int(np.count_nonzero(mask)) * math.prod(spacing) / 1000
+    return int(np.count_nonzero(as_mask(mask))) * math.prod(spacing) / 1000
 
 
 def absolute_volume_error(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:
@@ -300,15 +302,6 @@ def _runs(prediction: Integers, reference: Integers, count: int) -> Iterator[tup
 
 def _sums(places: Counts, lengths: Counts, count: int) -> Counts:
     return np.bincount(places, weights=lengths, minlength=count).astype(np.int64)
-
-
-def check_shapes(prediction: npt.NDArray[np.generic], reference: npt.NDArray[np.generic]) -> None:
-    """Refuse arrays of different shapes."""
-    if prediction.shape != reference.shape:
-        raise ShapeMismatch(
-            f"prediction of shape {prediction.shape} and reference of shape {reference.shape}",
-            hint="bring one to the grid of the other",
-        )
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from medseg.errors import UsageError
-from medseg.metrics.overlap import Mask, check_shapes
+from medseg.metrics.masks import Mask, as_mask, check_shapes
 
 Floats = npt.NDArray[np.floating]
 
@@ -30,6 +30,7 @@ def auc(probability: Floats, reference: Mask) -> float:
     >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
     0.75
     """
+    reference = as_mask(reference)
     check_shapes(probability, reference)
     positive = int(np.count_nonzero(reference))
     negative = reference.size - positive
@@ -50,6 +51,7 @@ def sensitivity_at_specificity(probability: Floats, reference: Mask, specificity
     >>> sensitivity_at_specificity(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]), 1.0)
     0.5
     """
+    reference = as_mask(reference)
     check_shapes(probability, reference)
     inside, outside = probability[reference], np.sort(probability[~reference])
     if not (inside.size and outside.size):
@@ -83,7 +85,7 @@ def brier(probability: Floats, reference: Mask) -> float:
     >>> brier(np.array([0.0, 0.5, 1.0, 1.0]), np.array([False, True, True, True]))
     0.0625
     """
-    _check_probabilities(probability, reference)
+    reference = _checked(probability, reference)
     return float(np.mean((probability - reference) ** 2, dtype=np.float64)) if reference.size else np.nan
 
 
@@ -99,7 +101,7 @@ def calibration_error(probability: Floats, reference: Mask, *, bins: int = 15) -
     >>> calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([True, True, True, False])).__round__(3)
     0.15
     """
-    _check_probabilities(probability, reference)
+    reference = _checked(probability, reference)
     if not reference.size:
         return np.nan
     flat = probability.ravel().astype(np.float64)
@@ -108,9 +110,12 @@ def calibration_error(probability: Floats, reference: Mask, *, bins: int = 15) -
     return float(np.abs(gaps).sum() / reference.size)
 
 
-def _check_probabilities(probability: Floats, reference: Mask) -> None:
+def _checked(probability: Floats, reference: Mask) -> Mask:
+    """Return the reference as a mask; refuse what is no probability."""
+    reference = as_mask(reference)
     check_shapes(probability, reference)
     if probability.size and not (probability.min() >= 0 and probability.max() <= 1):
         raise UsageError(
             f"probabilities from {probability.min():g} to {probability.max():g}", hint="apply sigmoid or softmax first"
         )
+    return reference

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from medseg.boxes import box_around
 from medseg.errors import UsageError
-from medseg.metrics.overlap import Mask, Overlap, check_shapes
+from medseg.metrics.masks import Mask, as_masks
+from medseg.metrics.overlap import Overlap
 
 
 def boundary_iou(prediction: Mask, reference: Mask, spacing: Sequence[float], width: float) -> float:
@@ -37,7 +38,7 @@ def boundary_iou(prediction: Mask, reference: Mask, spacing: Sequence[float], wi
     >>> boundary_iou(a, b, spacing=[1], width=2), round(iou_of_all := 7 / 9, 4)
     (0.3333333333333333, 0.7778)
     """
-    check_shapes(prediction, reference)
+    prediction, reference = as_masks(prediction, reference)
     if not width > 0:
         raise UsageError(f"width {width} is not positive", hint="give mm, such as 2")
     box = box_around(prediction | reference)
@@ -67,7 +68,7 @@ def centreline_dice(prediction: Mask, reference: Mask) -> float:
     """
     from skimage.morphology import skeletonize
 
-    check_shapes(prediction, reference)
+    prediction, reference = as_masks(prediction, reference)
     box = box_around(prediction | reference)
     if box is None:
         return math.nan

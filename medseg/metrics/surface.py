@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import UsageError
+from medseg.metrics.masks import Mask, as_masks, check_shapes
 from medseg.metrics.nearest import Floats, nearest_distances
-from medseg.metrics.overlap import Mask, check_shapes
 from medseg.metrics.surfaces import Kind, Surface, surfaces
 
 _SLACK = 1 + 1e-6  # a spacing that a file rounded to float32 must not push a distance over a tolerance
@@ -122,7 +122,7 @@ def surface_distances(
     UsageError
         If the spacing does not fit them.
     """
-    masks = [np.asarray(mask, bool).view(np.uint8) for mask in (prediction, reference)]
+    masks = [mask.view(np.uint8) for mask in as_masks(prediction, reference)]
     found = label_surface_distances(masks[0], masks[1], spacing, surface=surface)
     return found.get(1) or SurfaceDistances.none()
 

@@ -42,7 +42,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 1240px; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
-th, td { padding: .25rem .6rem; vertical-align: top; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .dim, small { color: var(--dim); } .miss { fill: var(--mean); color: var(--mean); }
 .warn { background: var(--warn); padding: .6rem 1rem; border-radius: 6px; margin: .6rem 0; }
