@@ -175,6 +175,26 @@ class TestLabels:
         with pytest.raises(UsageError, match="label"):
             Wanted.parse(text)
 
+    def test_numbers_mean_labels_where_a_file_has_them(self, tmp_path):
+        """In a .seg.nrrd of overlapping segments the voxels hold combinations, not the numbers of the labels."""
+        whole, core = Label(value=1, name="whole", atoms=(1, 2)), Label(value=2, name="core", atoms=(2,))
+        bare = blobs(0, grid(seed=3))
+        medseg.write(replace(bare, labels=(whole, core)), tmp_path / "layers.seg.nrrd")
+        layered = medseg.read_labels(tmp_path / "layers.seg.nrrd")
+        with pytest.raises(UsageError, match=r"whole, core overlap, and the other file has numbers only; .*--labels"):
+            evaluate(layered, bare)
+        wanted = tuple(map(Wanted.parse, ["whole=1+2", "core=2"]))
+        for found in (
+            evaluate(layered, bare, Settings(labels=wanted)),
+            evaluate(bare, layered, Settings(labels=wanted)),
+        ):
+            assert {score.name: score.values["dice"] for score in found.scores} == {"whole": 1, "core": 1}
+
+    def test_a_number_that_stands_for_two_labels_is_refused(self):
+        two = (Label(value=1, name="liver", atoms=(1,)), Label(value=1, name="tumour", atoms=(2,)))
+        with pytest.raises(UsageError, match="the number 1 stands for liver and tumour; ask for labels by name"):
+            evaluate(blobs(0, labels=two), blobs(1), Settings(labels=(Wanted("1", (1,)),)))
+
     def test_overlapping_regions_of_a_table(self):
         whole, core = Label(value=1, name="whole", atoms=(1, 2)), Label(value=2, name="core", atoms=(2,))
         one, two = blobs(0, labels=(whole, core)), blobs(1, labels=(whole, core))

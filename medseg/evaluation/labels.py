@@ -9,13 +9,15 @@ from medseg.errors import UsageError
 from medseg.plan import Label
 from medseg.volume import LabelMap, disjoint
 
+Table = dict[str, Label]
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """A label that the user asked for: a name, and the atoms that make it up where the user named them."""
+    """A label that the user asked for: a name, and the numbers that make it up where the user gave them."""
 
     name: str
-    atoms: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Wanted:
@@ -31,10 +33,10 @@ class Wanted:
         parts = [part.strip() for part in numbers.split("+")] if numbers else []
         if not name or ("=" in text and not parts) or any(not part.isdecimal() for part in parts):
             raise UsageError(f"label {text!r}", hint="give a name, a number, NAME=NUMBER or NAME=NUMBER+NUMBER")
-        atoms = tuple(int(part) for part in parts)
-        if any(not 1 <= atom <= 65535 for atom in atoms):
+        values = tuple(int(part) for part in parts)
+        if any(not 1 <= value <= 65535 for value in values):
             raise UsageError(f"label {text!r}", hint="numbers go from 1 to 65535; 0 is background")
-        return cls(name, atoms)
+        return cls(name, values)
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,27 @@ def match_labels(prediction: LabelMap, reference: LabelMap, wanted: Sequence[Wan
     """Return the labels to compare: those that are `wanted`, or all.
 
     Files that both have names are compared by name; else by number, a file without names borrowing the other's.
+    A number means the label of that number where a file has a table, and else the voxels of that value.
 
     Raises
     ------
     UsageError
-        If a wanted name is in neither file, or both files have names and none in common.
+        If a wanted name is in neither file, a number stands for several labels, both files have names and none in
+        common, or the labels of the one that has names overlap.
     """
-    tables = [_table(own, other) for own, other in ((prediction, reference), (reference, prediction))]
+    tables = _table(prediction, reference), _table(reference, prediction)
     if wanted:
-        return [_find(each, tables) for each in wanted]
+        return [_find(each, (prediction, reference), tables) for each in wanted]
     if prediction.labels and reference.labels and not {*tables[0]} & {*tables[1]}:
         raise UsageError(
             f"the prediction has the labels {', '.join(tables[0])}, the reference {', '.join(tables[1])}",
             hint="say which is which with --labels NAME=NUMBER,...",
+        )
+    named = prediction.labels or reference.labels
+    if not (prediction.labels and reference.labels) and any(label.atoms != (label.value,) for label in named):
+        raise UsageError(
+            f"the labels {', '.join(label.name for label in named)} overlap, and the other file has numbers only",
+            hint="say which numbers make up which with --labels NAME=NUMBER+NUMBER,...",
         )
     found = [_match(name, tables) for name in {**tables[1], **tables[0]}]
     return sorted(found, key=lambda label: (label.value, label.name))
@@ -74,27 +84,43 @@ def groups(labels: Sequence[Matched]) -> list[tuple[Matched, ...]]:
     return disjoint(labels, lambda label: {*label.prediction, *(-atom for atom in label.reference)})
 
 
-def _table(own: LabelMap, other: LabelMap) -> dict[str, Label]:
-    """Return the labels of a file by name: its own, or those of the other and the rest by number."""
-    labels = list(own.labels)
-    if not labels:
-        known = {atom for label in other.labels for atom in label.atoms}
-        labels = [*other.labels, *(Label(value=value, name=str(value)) for value in own.values() if value not in known)]
-    return {label.name: label for label in labels}
+def _table(own: LabelMap, other: LabelMap) -> Table:
+    """Return the labels of a file by name: its own, or those of the other by number and the rest as numbers."""
+    if own.labels:
+        return {label.name: label for label in own.labels}
+    names = {label.value: label.name for label in other.labels}
+    numbers = dict.fromkeys([*names, *own.values()])
+    return {names.get(n, str(n)): Label(value=n, name=names.get(n, str(n))) for n in numbers}
 
 
-def _match(name: str, tables: Sequence[dict[str, Label]]) -> Matched:
+def _match(name: str, tables: tuple[Table, Table]) -> Matched:
     predicted, true = (table.get(name) for table in tables)
     value = (true or predicted or Label(value=1, name=name)).value
     return Matched(value, name, predicted.atoms if predicted else (), true.atoms if true else ())
 
 
-def _find(wanted: Wanted, tables: Sequence[dict[str, Label]]) -> Matched:
-    if not wanted.atoms:
+def _find(wanted: Wanted, files: tuple[LabelMap, LabelMap], tables: tuple[Table, Table]) -> Matched:
+    if not wanted.numbers:
         if all(wanted.name not in table for table in tables):
             known = ", ".join({**tables[1], **tables[0]}) or "none"
             raise UsageError(f"no label named {wanted.name!r}", hint=f"the files have: {known}; or NAME=NUMBER")
         return _match(wanted.name, tables)
-    names = [label.name for table in tables for label in table.values() if label.atoms == wanted.atoms]
-    name = wanted.name if not wanted.name.isdecimal() else next(iter(names), wanted.name)
-    return Matched(wanted.atoms[0], name, wanted.atoms, wanted.atoms)
+    name = wanted.name
+    if name.isdecimal():
+        name = next((label.name for table in tables for label in table.values() if label.value == int(name)), name)
+    predicted, true = (_atoms(labels, wanted.numbers) for labels in files)
+    return Matched(wanted.numbers[0], name, predicted, true)
+
+
+def _atoms(labels: LabelMap, numbers: Sequence[int]) -> tuple[int, ...]:
+    """Return the atoms that numbers stand for in a file."""
+    if not labels.labels:
+        return tuple(numbers)
+    found: list[int] = []
+    for number in numbers:
+        owners = [label for label in labels.labels if label.value == number]
+        if len(owners) > 1:
+            names = " and ".join(label.name for label in owners)
+            raise UsageError(f"the number {number} stands for {names}", hint="ask for labels by name")
+        found += [atom for label in owners for atom in label.atoms]
+    return tuple(dict.fromkeys(found))

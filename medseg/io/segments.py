@@ -19,7 +19,7 @@ from medseg.gate import Gate
 from medseg.io import nrrd
 from medseg.io.voxels import MAX_LABEL, whole
 from medseg.plan import Code, Label
-from medseg.volume import LabelMap, Volume
+from medseg.volume import LabelMap, Volume, disjoint
 
 Voxels = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -31,7 +31,7 @@ _CATEGORY = Code(value="123037004", meaning="Anatomical Structure")
 
 def write_segments(labels: LabelMap, path: Path, outputs: Outputs) -> None:
     """Write a label map as `.seg.nrrd`: one segment for each label, in layers where they overlap."""
-    layers = _layers(labels.labels)
+    layers = disjoint(labels.labels, lambda label: label.atoms) or [()]
     stacked = np.zeros((len(layers), *labels.geometry.shape), labels.array.dtype)
     keys = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
@@ -86,19 +86,6 @@ def _combinations(layers: Voxels, gate: Gate) -> tuple[Voxels, Voxels]:
         rows = np.concatenate([rows[before], value[:, None].astype(layers.dtype)], axis=1)
         atoms = inverse[1:].reshape(layer.shape).astype(np.uint16)
     return rows, atoms
-
-
-def _layers(labels: tuple[Label, ...]) -> list[list[Label]]:
-    """Return the labels in as few layers as a greedy pass finds, so that none overlaps another of its layer."""
-    layers: list[list[Label]] = []
-    for label in labels:
-        for members in layers:
-            if not any(set(label.atoms) & set(other.atoms) for other in members):
-                members.append(label)
-                break
-        else:
-            layers.append([label])
-    return layers or [[]]
 
 
 def _keys(number: int, label: Label, layer: int, mask: npt.NDArray[np.bool_]) -> dict[str, str]:
