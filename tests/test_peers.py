@@ -160,7 +160,7 @@ class TestLesions:
         ours = metrics.Lesions.of(*masks)
         if (ours.ious == 0.5).any():
             pytest.skip("an IoU of exactly 0.5, which panoptica counts as a match and Kirillov et al. do not")
-        assert (len(ours.predicted), len(ours.true)) == (found.num_pred_instances, found.num_ref_instances)
+        assert (len(ours.predicted), len(ours.true)) == (found.n_pred_instances, found.n_ref_instances)
         assert len(ours.matches(0.5)) == found.tp
         assert ours.f1(0.5) == pytest.approx(found.rq)
         if found.tp:
