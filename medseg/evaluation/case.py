@@ -106,7 +106,7 @@ def evaluate(
 ) -> Case:
     """Return the scores of every label of a prediction.
 
-    Labels are read in one pass; memory is about 10 bytes for each voxel of the grid.
+    All labels that do not overlap are done in one pass. Memory beside the maps: about four bytes for each voxel.
 
     Parameters
     ----------

@@ -137,8 +137,8 @@ def label_surface_distances(
     """Return the distances between the surfaces of each label that is in either map.
 
     One look at each map finds all surfaces; distances are then computed from surface voxels alone, so that cost grows
-    with the surfaces and not with labels times voxels. Memory: about six bytes for each voxel of the labels' box
-    (twice that for 16-bit labels), and 100 bytes for each voxel of the largest surface.
+    with the surfaces and not with labels times voxels. Memory: about four bytes for each voxel of the labels' box
+    (six for 16-bit labels), and at most 150 bytes for each surface voxel of a map.
 
     Parameters
     ----------
