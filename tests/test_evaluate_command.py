@@ -135,6 +135,11 @@ def test_what_is_bad_or_left_over_is_said_and_does_not_stop_the_rest(folders, ru
         assert said in words
 
 
+def test_a_reference_without_a_prediction_is_a_failure(folders, run):
+    (folders / "pred" / "case2_seg.nii.gz").unlink()
+    assert run("evaluate", "pred", "ref")[0] == 1
+
+
 def test_a_prediction_without_a_reference_is_no_failure(folders, run):
     medseg.write(label_map(9), folders / "pred" / "extra.nii.gz")
     assert run("evaluate", "pred", "ref")[0] == 0

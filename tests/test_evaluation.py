@@ -204,6 +204,15 @@ class TestLabels:
             assert score.values["dice"] == medseg.metrics.dice(*masks)
             assert score.values["hd95"] == medseg.metrics.hausdorff_distance(*masks, grid().spacing, percentile=95)
 
+    @pytest.mark.parametrize("swap", [False, True])
+    def test_regions_that_overlap_in_one_file_only(self, swap):
+        whole, core = Label(value=1, name="whole", atoms=(1, 2)), Label(value=2, name="core", atoms=(2,))
+        flat = blobs(1, labels=(Label(value=1, name="whole"), Label(value=2, name="core")))
+        pair = [blobs(0, labels=(whole, core)), flat]
+        one, two = pair[::-1] if swap else pair
+        for score in evaluate(one, two).scores:
+            assert score.values["dice"] == medseg.metrics.dice(one.mask(score.name), two.mask(score.name))
+
 
 def test_every_metric_of_the_table_is_that_of_the_function():
     prediction, reference = blobs(0), blobs(1)

@@ -256,6 +256,12 @@ def test_a_distance_equal_to_the_tolerance_is_within_it_however_the_spacing_was_
         assert metrics.surface_dice(a, b, [spacing], tolerance=2.39) == 0
 
 
+def test_at_a_tolerance_of_nothing_only_what_lies_on_the_other_surface_counts():
+    a, b = np.zeros((2, 9), bool)
+    a[1:4], b[1:6] = True, True
+    assert metrics.surface_dice(a, b, [1], tolerance=0) == 0.5
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.9), st.integers(1, 3))
 def test_the_scores_keep_their_order(seed, share, axes):
     rng = np.random.default_rng(seed)
