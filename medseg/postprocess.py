@@ -135,11 +135,12 @@ def _pieces(labels: LabelMap, group: tuple[Label, ...]) -> tuple[Box, Sizes, Siz
         return (slice(0),) * 3, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0, 0), np.intp)
     part = np.ascontiguousarray(places[box])
     pieces = connected_pieces(part)
-    sizes = np.bincount(pieces.ravel())[1:]
-    owners = np.zeros(len(sizes) + 1, np.int64)
-    inside = part != 0
-    owners[pieces[inside]] = part[inside]
-    return box, owners[1:], sizes, pieces
+    inside = np.flatnonzero(part)
+    numbers = pieces.ravel()[inside]
+    sizes = np.bincount(numbers)
+    owners = np.zeros(len(sizes), np.int64)
+    owners[numbers] = part.ravel()[inside]
+    return box, owners[1:], sizes[1:], pieces
 
 
 def _atoms(label: Label) -> tuple[int, ...]:
