@@ -76,10 +76,11 @@ class Gate:
 
     def choose_volume(self, asked: int | None, count: int) -> int:
         """Return which of `count` volumes (or pages) to read, or refuse to guess."""
+        hint = f"choose one with --volume N (0 to {count - 1}), or give a file that holds one"
         if asked is None and count > 1:
-            self.refuse("SEVERAL_VOLUMES", f"holds {count} volumes", f"choose one with --volume N (0 to {count - 1})")
+            self.refuse("SEVERAL_VOLUMES", f"holds {count} volumes", hint)
         if asked is not None and not 0 <= asked < count:
-            self.refuse("SEVERAL_VOLUMES", f"has no volume {asked}", f"choose one with --volume N (0 to {count - 1})")
+            self.refuse("SEVERAL_VOLUMES", f"has no volume {asked}", hint)
         return asked or 0
 
     def geometry(self, affine: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> Geometry:

@@ -1,7 +1,7 @@
 """Cleaning a label map after prediction, and counting its pieces.
 
-Each step looks at the map in one orientation, so that the answer does not depend on how it is stored, and takes one
-pass for all labels that do not overlap. What is removed becomes background.
+Pieces are found in one orientation, so that the answer does not depend on how the map is stored, and in one pass for
+all labels that do not overlap. What is removed becomes background.
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ def fill_holes(labels: LabelMap, names: Iterable[str]) -> LabelMap:
     Voxels of other labels stay, and are walls only to their own label. In a map of one slice a hole is enclosed in
     the slice.
     """
+    names = list(names)
+    if not names:
+        return labels
     array = labels.array.copy()
     flat = array.shape.index(1) if 1 in array.shape else None
     for name in names:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -253,6 +254,19 @@ def test_wrong_words_are_one_line(folders, run, words, said):
     assert code == 2
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("metrics", ["hd95", "dice", "volume"])
+def test_the_page_begins_with_misses_and_then_the_worst_of_what_was_asked_for(folders, run, metrics):
+    for number, shift in enumerate((1, 4, 0, 2, 0)):
+        medseg.write(label_map(number, shift=shift), folders / "pred" / f"case{number}_seg.nii.gz")
+    medseg.write(LabelMap(label_map(4).array * 0, label_map(4).geometry), folders / "pred" / "case4_seg.nii.gz")
+    assert run("evaluate", "pred", "ref", "-o", "out", "--metrics", metrics)[0] == 0
+    page = (folders / "out" / "report.html").read_text()
+    shown = re.findall(r'<div class="case"><b>(\w+)</b>', page)
+    assert shown[0] == "case4"
+    if metrics != "volume":
+        assert shown == ["case4", "case1", "case3", "case0", "case2"]
 
 
 def test_pictures_without_a_size_are_scored_in_pixels(tmp_path, run):

@@ -190,6 +190,19 @@ class TestLabels:
         ):
             assert {score.name: score.values["dice"] for score in found.scores} == {"whole": 1, "core": 1}
 
+    def test_a_label_asked_for_twice_is_refused(self):
+        for words in (["liver=1", "liver=2"], ["1", "1"], ["1", "liver"]):
+            with pytest.raises(UsageError, match="more than once"):
+                evaluate(blobs(0, labels=(LIVER, SPLEEN)), blobs(1), Settings(labels=tuple(map(Wanted.parse, words))))
+
+    def test_a_name_that_is_a_number_hides_no_other_label(self):
+        odd = (Label(value=2, name="1"),)
+        found = evaluate(blobs(0, labels=odd), blobs(0))
+        assert [(score.label, score.name, score.state) for score in found.scores] == [
+            (1, "number 1", "missed"),  # the prediction's table does not have it
+            (2, "1", "ok"),
+        ]
+
     def test_a_number_that_stands_for_two_labels_is_refused(self):
         two = (Label(value=1, name="liver", atoms=(1,)), Label(value=1, name="tumour", atoms=(2,)))
         with pytest.raises(UsageError, match="the number 1 stands for liver and tumour; ask for labels by name"):
@@ -284,6 +297,20 @@ class TestStates:
         assert [score.state for case in done for score in case.scores] == ["ok", "undefined", "ok", "missed"]
         asked = evaluate(*self.maps([1], [1]), Settings(labels=(Wanted("2", (2,)),))).scores[0]
         assert done[0].scores[1].values == pytest.approx(asked.values, nan_ok=True)
+
+    def test_a_label_is_one_by_its_name_however_its_number_varies(self):
+        cases = []
+        for name, (liver, spleen) in {"a": (1, 2), "b": (2, 1)}.items():
+            array = np.zeros((6, 6, 6), np.uint8)
+            array[:2], array[4:] = liver, spleen
+            table = (Label(value=liver, name="liver"), Label(value=spleen, name="spleen"))
+            labels = LabelMap(array, Geometry(np.eye(4), (6, 6, 6)), table)
+            cases.append(evaluate(labels, labels, case=name))
+        summaries = summarise(complete(cases, Settings().metrics), Settings().metrics)
+        assert [(found.name, found.label, found.n, found.ok) for found in summaries] == [
+            ("liver", 1, 2, 2),
+            ("spleen", 2, 2, 2),
+        ]
 
     def test_nothing_that_is_no_json_reaches_a_file(self):
         cases = complete([evaluate(*self.maps([1, 3], [1, 4]))], Settings().metrics)

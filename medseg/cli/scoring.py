@@ -47,7 +47,7 @@ def as_settings(
     for part in tolerance.split(","):
         name, equals, number = part.rpartition("=")
         value = _positive(number)
-        if equals and name.strip():
+        if equals:
             single[name.strip()] = value
         else:
             general = value
@@ -111,10 +111,8 @@ def table(evaluation: Evaluation) -> str:
         counts = (summary.n, summary.missed, summary.spurious, summary.undefined)
         rows.append([summary.name, *map(str, counts), *(_mean(summary, metric.name) for metric in metrics)])
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(both))
-        for both in (list(zip(row, widths, strict=True)) for row in [head, *rows])
-    ]
+    form = "  ".join([f"{{:<{widths[0]}}}", *(f"{{:>{width}}}" for width in widths[1:])])
+    lines = [form.format(*row) for row in [head, *rows]]
     count = len(evaluation.cases)
     title = (
         f"{count} case{'' if count == 1 else 's'}; mean [95 % interval] of the defined | mean with misses as the worst"
@@ -160,10 +158,10 @@ def _interval(mean: Mean) -> str:
 
 
 def _difference_lines(evaluation: Evaluation) -> list[str]:
-    lines = (
-        [f"{evaluation.compared_with} minus {evaluation.prediction}, case by case:"] if evaluation.differences else []
-    )
+    if not evaluation.differences:
+        return []
     shown = [found for found in evaluation.differences if found.metric in _COLUMNS] or evaluation.differences
+    lines = [f"{evaluation.compared_with} minus {evaluation.prediction}, case by case:"]
     lines += [
         f"  {found.name} {found.metric}: {_interval(found.difference)} in {found.difference.n} cases, "
         f"higher in {found.higher}, lower in {found.lower}, p = {found.p:.2g} (Wilcoxon)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,12 +59,15 @@ def match_labels(prediction: LabelMap, reference: LabelMap, wanted: Sequence[Wan
     Raises
     ------
     UsageError
-        If a wanted name is in neither file, a number stands for several labels, both files have names and none in
-        common, or the labels of the one that has names overlap.
+        If a wanted name is in neither file or comes twice, a number stands for several labels, both files have names
+        and none in common, or the labels of the one that has names overlap.
     """
     tables = _table(prediction, reference), _table(reference, prediction)
     if wanted:
-        return [_find(each, (prediction, reference), tables) for each in wanted]
+        chosen = [_find(each, (prediction, reference), tables) for each in wanted]
+        if twice := [name for name, count in Counter(label.name for label in chosen).items() if count > 1]:
+            raise UsageError(f"--labels asks for {twice[0]!r} more than once", hint="give each label a name of its own")
+        return chosen
     if prediction.labels and reference.labels and not {*tables[0]} & {*tables[1]}:
         raise UsageError(
             f"the prediction has the labels {', '.join(tables[0])}, the reference {', '.join(tables[1])}",
@@ -89,8 +93,9 @@ def _table(own: LabelMap, other: LabelMap) -> Table:
     if own.labels:
         return {label.name: label for label in own.labels}
     names = {label.value: label.name for label in other.labels}
-    numbers = dict.fromkeys([*names, *own.values()])
-    return {names.get(n, str(n)): Label(value=n, name=names.get(n, str(n))) for n in numbers}
+    for number in own.values():
+        names.setdefault(number, str(number) if str(number) not in names.values() else f"number {number}")
+    return {name: Label(value=number, name=name) for number, name in names.items()}
 
 
 def _match(name: str, tables: tuple[Table, Table]) -> Matched:

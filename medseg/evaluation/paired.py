@@ -69,7 +69,8 @@ def _difference(sides: tuple[list[Case], list[Case]], scores: tuple[Score, ...],
     one = with_misses(sides[0], scores[:count], metric)
     two = with_misses(sides[1], scores[count:], metric)
     defined = np.isfinite(one) & np.isfinite(two)
-    change = two[defined] - one[defined]
+    one, two = (np.where(defined, values, math.nan) for values in (one, two))
+    change = two - one
     first, second = (float(values[defined].mean()) if defined.any() else math.nan for values in (one, two))
     return Difference(
         scores[0].label,
@@ -77,10 +78,10 @@ def _difference(sides: tuple[list[Case], list[Case]], scores: tuple[Score, ...],
         metric.name,
         first,
         second,
-        bootstrap(change),
+        bootstrap(change),  # with nan where undefined, so that all share their resamples
         int((change > 0).sum()),
         int((change < 0).sum()),
-        _p(change),
+        _p(change[defined]),
     )
 
 

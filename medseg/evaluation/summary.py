@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -61,30 +62,33 @@ class Summary:
 
 
 def complete(cases: Sequence[Case], metrics: Sequence[Metric]) -> list[Case]:
-    """Return the cases with a score for every label of any of them: `undefined` where neither file has it."""
-    labels = list(dict.fromkeys((score.label, score.name) for case in cases for score in case.scores))
-    if any(len(case.scores) < len(labels) for case in cases):
-        labels.sort()  # else the order is that in which the user asked for them, or by number already
+    """Return the cases with a score for every label of any of them: `undefined` where neither file has it.
+
+    A label is one by its name: its number may differ between files that have names, and is that of the first here.
+    """
+    numbers: dict[str, int] = {}
+    for score in (score for case in cases for score in case.scores):
+        numbers.setdefault(score.name, score.label)
+    names = list(numbers)
+    if any(len(case.scores) < len(names) for case in cases):
+        names.sort(key=lambda name: (numbers[name], name))  # else the user's order, or by number already
     values = absent(metrics)
     done = []
     for case in cases:
-        own = {(score.label, score.name): score for score in case.scores}
-        scores = (own.get(label, Score(case.name, *label, "undefined", values)) for label in labels)
+        own = {score.name: score for score in case.scores}
+        missing = {name: Score(case.name, number, name, "undefined", values) for name, number in numbers.items()}
+        scores = (replace(own.get(name, missing[name]), label=numbers[name]) for name in names)
         done.append(replace(case, scores=tuple(scores)))
     return done
 
 
 def summarise(cases: Sequence[Case], metrics: Sequence[Metric]) -> list[Summary]:
     """Return a summary of each label, from completed cases."""
-    if not cases:
-        return []
-    draws = _draws(len(cases))
     summaries = []
     for scores in zip(*(case.scores for case in cases), strict=True):
         states = Counter(score.state for score in scores)
         spreads = {
-            metric.name: _spread(_values(scores, metric), with_misses(cases, scores, metric), draws)
-            for metric in metrics
+            metric.name: _spread(_values(scores, metric), with_misses(cases, scores, metric)) for metric in metrics
         }
         counts = (states["ok"], states["missed"], states["spurious"], states["undefined"])
         summaries.append(Summary(scores[0].label, scores[0].name, len(scores), *counts, spreads))
@@ -101,7 +105,7 @@ def with_misses(cases: Sequence[Case], scores: Sequence[Score], metric: Metric) 
     return values
 
 
-def bootstrap(values: Floats, draws: Floats | None = None) -> Mean:
+def bootstrap(values: Floats) -> Mean:
     """Return the mean of the finite values with its 95 % interval."""
     finite = np.isfinite(values)
     n = int(finite.sum())
@@ -110,34 +114,28 @@ def bootstrap(values: Floats, draws: Floats | None = None) -> Mean:
     mean = float(values[finite].mean())
     if n == 1:
         return Mean(1, mean, math.nan, math.nan)
-    weights = (_draws(len(values)) if draws is None else draws)[:, finite]
-    totals = weights.sum(axis=1)
-    drawn = totals > 0
-    means = (weights[drawn] @ values[finite]) / totals[drawn]
+    draws = _draws(len(values))
+    totals = draws @ finite
+    means = (draws @ np.where(finite, values, 0.0))[totals > 0] / totals[totals > 0]
     low, high = np.percentile(means, (2.5, 97.5)).tolist()
     return Mean(n, mean, low, high)
 
 
-def _spread(values: Floats, filled: Floats, draws: Floats) -> Spread:
-    finite = np.sort(values[np.isfinite(values)])
+def _spread(values: Floats, filled: Floats) -> Spread:
+    means = bootstrap(values), bootstrap(filled)
+    finite = values[np.isfinite(values)]
     if not len(finite):
-        return Spread(bootstrap(values, draws), bootstrap(filled, draws), math.nan, (math.nan,) * 3, math.nan, math.nan)
+        return Spread(*means, math.nan, (math.nan,) * 3, math.nan, math.nan)
     deviation = float(finite.std(ddof=1)) if len(finite) > 1 else math.nan
-    first, median, third = np.percentile(finite, (25, 50, 75)).tolist()
-    return Spread(
-        bootstrap(values, draws),
-        bootstrap(filled, draws),
-        deviation,
-        (first, median, third),
-        float(finite[0]),
-        float(finite[-1]),
-    )
+    least, first, median, third, most = np.percentile(finite, (0, 25, 50, 75, 100)).tolist()
+    return Spread(*means, deviation, (first, median, third), least, most)
 
 
 def _values(scores: Sequence[Score], metric: Metric) -> Floats:
     return np.array([score.values[metric.name] for score in scores], np.float64)
 
 
+@lru_cache(maxsize=2)
 def _draws(cases: int) -> Floats:
     """Return how often each case is drawn in each resample: (resamples, cases)."""
     return np.random.default_rng(0).multinomial(cases, np.full(cases, 1 / cases), RESAMPLES).astype(np.float64)

@@ -158,10 +158,10 @@ def label_surface_distances(
         raise UsageError(f"unknown kind of surface {surface!r}", hint="choose voxels or elements")
     maps, spacing = _flattened([prediction, reference], spacing)
     predicted, true = (surfaces(labels, spacing, surface) for labels in maps)
-    return {label: between(predicted.get(label), true.get(label), spacing) for label in sorted({*predicted, *true})}
+    return {label: _between(predicted.get(label), true.get(label), spacing) for label in sorted({*predicted, *true})}
 
 
-def between(prediction: Surface | None, reference: Surface | None, spacing: Sequence[float]) -> SurfaceDistances:
+def _between(prediction: Surface | None, reference: Surface | None, spacing: Sequence[float]) -> SurfaceDistances:
     """Return the distances between two surfaces; those to a surface that is not there are infinite."""
     return SurfaceDistances(_directed(prediction, reference, spacing), _directed(reference, prediction, spacing))
 

@@ -221,7 +221,7 @@ def _pictures(evaluation: Evaluation, pictures: Sequence[Picture]) -> list[str]:
 def _case_line(evaluation: Evaluation, case: Case) -> str:
     """Return the scores of a case in a line: its worst labels."""
     metrics = _plotted(evaluation)[:3]
-    order = sorted(case.scores, key=badness)
+    order = sorted(case.scores, key=lambda score: goodness([score], evaluation.settings.metrics))
     known = [score for score in order if score.state != "undefined"]
     lines = [
         f"{escape(score.name)} {_state(score)}"
@@ -232,12 +232,14 @@ def _case_line(evaluation: Evaluation, case: Case) -> str:
     return f'<span class="dim">{"; ".join(lines)}{more}</span>'
 
 
-def badness(score: Score) -> float:
-    """Return a number by which labels and cases are put in order, worst first: misses, then low Dice."""
-    if score.state in {"missed", "spurious"}:
-        return -1.0
-    value = score.values.get("dice", math.nan)
-    return value if math.isfinite(value) else 2.0
+def goodness(scores: Sequence[Score], metrics: Sequence[Metric]) -> tuple[int, float]:
+    """Return what puts labels and cases in order, worst first: misses, then the first metric that can be better."""
+    misses = sum(score.state in {"missed", "spurious"} for score in scores)
+    metric = next((metric for metric in metrics if metric.better in {"more", "less"}), None)
+    values = [score.values[metric.name] for score in scores] if metric else []
+    finite = [value for value in values if math.isfinite(value)]
+    mean = sum(finite) / len(finite) if finite else math.inf
+    return -misses, mean if metric is None or metric.better == "more" or not finite else -mean
 
 
 def _state(score: Score) -> str:

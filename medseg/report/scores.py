@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.atomic import Outputs
-from medseg.evaluation import Case, Evaluation, Pair, Settings
+from medseg.evaluation import Evaluation, Pair, Settings
 from medseg.evaluation.differences import AGREED, KINDS, differences
 from medseg.evaluation.result import as_csv, as_record, differences_as_csv
 from medseg.io import read_labels
-from medseg.report.page import Picture, badness, page
+from medseg.report.page import Picture, goodness, page
 from medseg.report.picture import planes_of
 from medseg.report.record import as_json
 
@@ -36,7 +35,8 @@ def write_scores(folder: Path, evaluation: Evaluation, pairs: Sequence[Pair], *,
         If a file cannot be written; none is then left behind.
     """
     files = {pair.case: pair for pair in pairs}
-    worst = sorted(evaluation.cases, key=_badness)[:pictures]
+    metrics = evaluation.settings.metrics
+    worst = sorted(evaluation.cases, key=lambda case: goodness(case.scores, metrics))[:pictures]
     shown = [Picture(case, _draw(files[case.name], evaluation.settings)) for case in worst]
     contents = {
         "scores.csv": as_csv(evaluation),
@@ -49,11 +49,6 @@ def write_scores(folder: Path, evaluation: Evaluation, pairs: Sequence[Pair], *,
         for name, content in contents.items():
             outputs.write(folder / name, [content])
     return [folder / name for name in contents]
-
-
-def _badness(case: Case) -> float:
-    known = [badness(score) for score in case.scores if score.state != "undefined"]
-    return sum(known) / len(known) if known else math.inf
 
 
 def _draw(pair: Pair, settings: Settings) -> bytes:
