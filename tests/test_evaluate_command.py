@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -134,6 +137,17 @@ def test_what_is_bad_or_left_over_is_said_and_does_not_stop_the_rest(folders, ru
         "1 mm apart",
     ):
         assert said in words
+
+
+def test_the_files_are_there_even_if_nobody_reads_the_table(folders):
+    command = [sys.executable, "-m", "medseg", "evaluate", "pred", "ref", "-o", "out", "--progress", "none"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert len(scores(folders / "out")["cases"]) == 10
 
 
 def test_a_reference_without_a_prediction_is_a_failure(folders, run):
@@ -327,8 +341,5 @@ def test_three_hundred_cases_in_one_run(tmp_path, run):
 
 
 def test_evaluating_loads_no_torch():
-    import subprocess
-    import sys
-
     code = "import sys, medseg.cli.evaluate, medseg.cli.scoring, medseg.report.scores; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

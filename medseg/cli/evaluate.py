@@ -76,12 +76,14 @@ def evaluate(
         ]
     places = [str(folder) for folder in (prediction, reference, compare or "")]
     evaluation = assemble(places, settings, pairings, runs)
+    written = []
+    if output and evaluation.cases:  # before anything is printed: whoever reads may stop reading
+        written = write_scores(output, evaluation, pairings[0].pairs, pictures=pictures)
     print(table(evaluation))
+    for path in written:
+        print(f"wrote {path}")
     for partner, left in (("prediction", evaluation.only_references), ("reference", evaluation.only_predictions)):
         for name in left:
             print(f"warning: {name}: has no {partner}, not evaluated", file=sys.stderr)
-    if output and evaluation.cases:
-        for path in write_scores(output, evaluation, pairings[0].pairs, pictures=pictures):
-            print(f"wrote {path}")
     if evaluation.failures or evaluation.only_references:
         raise typer.Exit(1 if evaluation.cases else 2)
