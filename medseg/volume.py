@@ -19,6 +19,50 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Frame:
+    """One DICOM image plane, as far as a result must refer to it.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or the zip archive that holds it.
+    member : str
+        Its name in the archive; empty for a plain file.
+    number : int
+        Which frame of a multi-frame object, from 1; 0 for an object of one image.
+    sop_class, sop_instance : str
+        UIDs of the object.
+    """
+
+    path: Path
+    member: str
+    number: int
+    sop_class: str
+    sop_instance: str
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The DICOM frames that a volume was read from, and where they lie.
+
+    They need not form the volume's grid: those of a tilted gantry, or with a gap that was mended, were resampled.
+
+    Parameters
+    ----------
+    frames : tuple of Frame
+        In the order in which they lie along the normal of the image plane.
+    affines : (K, 4, 4) array of float64
+        For each frame, maps (column, row, 0, 1) to mm, RAS+.
+    size : two ints
+        Columns and rows of every frame.
+    """
+
+    frames: tuple[Frame, ...]
+    affines: npt.NDArray[np.float64]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a volume came from, and what was odd about it.
 
@@ -27,18 +71,21 @@ class Source:
     path : Path
         The file or folder.
     format : str
-        "nifti", "nrrd", "mha", "png", ...
+        "nifti", "nrrd", "mha", "dicom", "png", ...
     warnings : tuple of str
         One sentence for each oddity that was answered without refusing the scan.
     header : bytes
         The raw NIfTI header; empty for other formats. A label map on the same grid is written with the
         same coordinate codes and matrices.
+    stack : Stack, optional
+        The frames of a DICOM series.
     """
 
     path: Path
     format: str
     warnings: tuple[str, ...] = ()
     header: bytes = b""
+    stack: Stack | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +180,56 @@ class LabelMap:
             found = np.bincount(plane.ravel())[: len(per_atom)]
             per_atom[: len(found)] += found
         return per_atom
+
+
+def overlaid(masks: Iterable[tuple[Label, Array]], geometry: Geometry, source: Source | None = None) -> LabelMap:
+    """Return a label map of masks that may overlap: a voxel holds an atom for each combination that occurs.
+
+    Parameters
+    ----------
+    masks : pairs of Label and (I, J, K) array of bool
+        Labels with distinct names and values; their atoms are set here.
+    geometry : Geometry
+        The grid of the masks.
+    source : Source, optional
+        Where they came from.
+
+    Raises
+    ------
+    UsageError
+        If more than 65535 combinations occur.
+    """
+    array = np.zeros(geometry.shape, np.uint16)
+    given: list[Label] = []
+    members: dict[int, tuple[int, ...]] = {0: ()}
+    for label, mask in masks:
+        given.append(label)
+        covered = array[mask]
+        table = np.arange(int(covered.max(initial=0)) + 1)
+        for atom in np.flatnonzero(np.bincount(covered)).tolist():
+            combination = (*members[atom], label.value)
+            table[atom] = next((known for known, those in members.items() if those == combination), len(members))
+            members.setdefault(int(table[atom]), combination)
+        if len(members) > 1 << 16:
+            raise UsageError("more than 65535 combinations of labels overlap", hint="give fewer labels at once")
+        array[mask] = table[covered]
+    return _with_own_values(array, given, members, geometry, source)
+
+
+def _with_own_values(
+    array: Array, given: Sequence[Label], members: dict[int, tuple[int, ...]], geometry: Geometry, source: Source | None
+) -> LabelMap:
+    """Return a label map in which a voxel of one label alone holds the value of that label."""
+    values = [label.value for label in given]
+    free = (number for number in range(1, 1 << 16) if number not in values)
+    table = np.array([0 if not those else those[0] if len(those) == 1 else next(free) for those in members.values()])
+    atoms = {value: [value] for value in values}
+    for place, those in zip(table.tolist(), members.values(), strict=True):
+        for value in those if len(those) > 1 else ():
+            atoms[value].append(place)
+    labels = tuple(label.model_copy(update={"atoms": tuple(atoms[label.value])}) for label in given)
+    dtype = np.min_scalar_type(max([0, *table.tolist(), *values]))
+    return LabelMap(looked_up(table.astype(dtype), array), geometry, labels, source)
 
 
 def looked_up(table: Array, indices: Array) -> Array:

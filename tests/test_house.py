@@ -21,7 +21,7 @@ FLOORS = {
     "atomic": 1, "boxes": 1, "geometry": 1, "networks": 1, "pieces": 1,
     "gate": 2, "metrics": 2, "plan": 2, "resampling": 2,
     "volume": 3, "bundle": 3,
-    "prepare": 4, "postprocess": 4, "zoo": 4,
+    "dicom": 4, "prepare": 4, "postprocess": 4, "zoo": 4,
     "io": 5, "transforms": 5,
     "evaluation": 6, "inference": 6, "qc": 6,
     "report": 7,
