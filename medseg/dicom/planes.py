@@ -1,0 +1,269 @@
+"""Image planes: what one file, or one frame of a multi-frame file, says of where it lies and what its numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.charset import convert_encodings, decode_bytes
+
+from medseg.dicom.elements import Damaged, Elements, read_elements
+from medseg.dicom.parts import Part
+from medseg.dicom.privacy import quiet
+from medseg.gate import Gate
+from medseg.volume import Frame
+
+_GROUPED = frozenset(  # SOP classes whose frames have functional groups (PS3.3 C.7.6.16)
+    f"1.2.840.10008.5.1.4.1.1.{end}"
+    for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "7.2", "7.3", "7.4", "13.1.1", "13.1.2", "13.1.3")
+)
+_MOMENTS = {  # elements that may tell one pass over the same positions from the next, most telling first
+    0x00200100: "temporal position",
+    0x00189087: "b-value",
+    0x00181060: "trigger time",
+    0x00200012: "acquisition number",
+    0x0008002A: "acquisition time",
+    0x00080032: "acquisition time",
+    0x00080033: "content time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One image plane.
+
+    Parameters
+    ----------
+    part : Part
+        Where the object lies.
+    elements : Elements
+        Of the object; pixel format and place of the pixels.
+    number : int
+        Frame number from 1 of a multi-frame object, else 0.
+    series, reference : str
+        UIDs of the series and of its frame of reference.
+    image_type : tuple of str
+        ImageType of the frame.
+    position, orientation, spacing : tuples of floats
+        Of the image plane (PS3.3 C.7.6.2), in mm and LPS+; empty where missing or no numbers.
+    thickness, between : float, optional
+        SliceThickness and SpacingBetweenSlices, in mm.
+    slope, intercept : float
+        Stored values to physical ones.
+    echo, stack : str
+        What further splits a series into volumes.
+    moments : tuple of (name, value)
+        What may tell one pass over the same positions from the next.
+    """
+
+    part: Part
+    elements: Elements
+    number: int = 0
+    series: tuple[str, str] = ("", "")
+    reference: str = ""
+    image_type: tuple[str, ...] = ()
+    position: tuple[float, ...] = ()
+    orientation: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = ()
+    thickness: float | None = None
+    between: float | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    echo: str = ""
+    stack: str = ""
+    moments: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows."""
+        return self.elements.short(0x00280011), self.elements.short(0x00280010)
+
+    @property
+    def instance(self) -> float:
+        """InstanceNumber, or the number of the frame."""
+        return self.number or self.elements.number(0x00200013) or 0
+
+    @property
+    def name(self) -> str:
+        """How messages call the plane: by its number, never by its file."""
+        return f"frame {self.number}" if self.number else f"slice {self.instance:g}"
+
+    @property
+    def modality(self) -> str:
+        """CT, MR, PT, ..."""
+        return self.elements.text(0x00080060)
+
+    def frame(self) -> Frame:
+        """Return what results need to refer to the plane."""
+        sop_class, sop_instance = (
+            self.elements.text(tag) or self.elements.text(meta)
+            for tag, meta in ((0x00080016, 0x00020002), (0x00080018, 0x00020003))
+        )
+        return Frame(self.part.path, self.part.member, self.number, sop_class, sop_instance)
+
+
+def planes_of(part: Part, gate: Gate) -> list[Plane]:
+    """Return the image planes of an object, none where it is no image.
+
+    Raises
+    ------
+    Damaged
+        If its header cannot be read.
+    ScanError
+        If it holds several frames without saying where they lie.
+    """
+    elements = read_elements(part)
+    if not elements.offset:
+        if elements.short(0x00280010):
+            raise Damaged("it has rows, but no pixels")
+        return []
+    plane = _single(part, elements)
+    count = elements.number(0x00280008) or 1
+    if elements.text(0x00080016) in _GROUPED or elements.text(0x00020002) in _GROUPED:
+        return list(_frames(plane, read_dataset(part), int(count)))
+    if count > 1:
+        gate.refuse(
+            "MULTIFRAME",
+            f"holds an object of {count:g} frames that does not say where they lie",
+            "export it as enhanced multi-frame, or as single slices",
+        )
+    return [plane]
+
+
+def description(elements: Elements) -> str:
+    """Return SeriesDescription as text in its own character set, without characters that steer a terminal."""
+    encodings = [name or "ISO_IR 6" for name in elements.texts(0x00080005)] or ["ISO_IR 6"]
+    with quiet():
+        try:
+            known = convert_encodings(encodings)
+            text = decode_bytes(elements.values.get(0x0008103E, b""), known, {"\\"})
+        except (LookupError, ValueError):
+            text = elements.text(0x0008103E)
+    return "".join(letter if letter.isprintable() else " " for letter in text.rstrip("\0 ")).strip()
+
+
+def read_dataset(part: Part, *, pixels: bool = False) -> Dataset:
+    """Return an object as a pydicom dataset.
+
+    Raises
+    ------
+    Damaged
+        If pydicom cannot read it.
+    """
+    try:
+        with quiet(), part.open() as file:
+            return dcmread(file, stop_before_pixels=not pixels, force=True)
+    except (RecursionError, MemoryError, OSError):
+        raise Damaged("its sequences lie too deep in one another, or claim more bytes than there are") from None
+    except Exception as error:  # noqa: BLE001 - pydicom's parser raises a dozen types on damaged files
+        raise Damaged(f"pydicom cannot read it ({type(error).__name__})") from None
+
+
+def _single(part: Part, elements: Elements) -> Plane:
+    """Return the plane of an object of one frame."""
+    return Plane(
+        part,
+        elements,
+        series=(elements.text(0x0020000D), elements.text(0x0020000E)),
+        reference=elements.text(0x00200052),
+        image_type=tuple(elements.texts(0x00080008)),
+        position=_exactly(3, elements.numbers(0x00200032)),
+        orientation=_exactly(6, elements.numbers(0x00200037)),
+        spacing=_exactly(2, elements.numbers(0x00280030)),
+        thickness=elements.number(0x00180050),
+        between=elements.number(0x00180088),
+        slope=_or(elements.number(0x00281053), 1.0),
+        intercept=_or(elements.number(0x00281052), 0.0),
+        echo=elements.text(0x00180081),
+        moments=tuple((name, _moment(elements, tag)) for tag, name in _MOMENTS.items() if tag in elements.values),
+    )
+
+
+def _moment(elements: Elements, tag: int) -> str:
+    if tag != 0x00189087:
+        return elements.text(tag)
+    numbers = [np.frombuffer(elements.values.get(key, b""), elements.order + "f8") for key in (tag, 0x00189089)]
+    return " ".join(f"{number:.6g}" for values in numbers for number in values)
+
+
+def _exactly(count: int, numbers: list[float]) -> tuple[float, ...]:
+    return tuple(numbers) if len(numbers) == count else ()
+
+
+def _or(number: float | None, default: float) -> float:
+    return default if number is None else number
+
+
+def _frames(plane: Plane, dataset: Dataset, count: int) -> Iterator[Plane]:
+    """Yield the frames of an enhanced multi-frame object (PS3.3 C.7.6.16)."""
+    try:
+        with quiet():
+            shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
+            groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+            spatial = _spatial_dimensions(dataset)
+            if len(groups) != count:
+                raise Damaged(f"it declares {count} frames and describes {len(groups)}")
+            for number, group in enumerate(groups, start=1):
+                yield _frame(plane, number, shared, group, spatial)
+    except Damaged:
+        raise
+    except (RecursionError, Exception) as error:  # noqa: BLE001 - pydicom parses values when asked for them
+        raise Damaged(f"the functional groups of its frames cannot be read ({type(error).__name__})") from None
+
+
+def _frame(plane: Plane, number: int, shared: Dataset, group: Dataset, spatial: set[int]) -> Plane:
+    def of(sequence: str, keyword: str) -> Any:
+        for place in (group, shared):
+            item = next(iter(place.get(sequence) or []), None)
+            if item is not None and item.get(keyword) is not None:
+                return item.get(keyword)
+        return None
+
+    index = list(_many(of("FrameContentSequence", "DimensionIndexValues")))
+    moments = {
+        "temporal position": of("FrameContentSequence", "TemporalPositionIndex"),
+        "b-value": of("MRDiffusionSequence", "DiffusionBValue"),
+        "dimension": " ".join(f"{value:05d}" for place, value in enumerate(index) if place not in spatial),
+        "acquisition time": of("FrameContentSequence", "FrameAcquisitionDateTime"),
+    }
+    kinds = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+    kind = next((found for name in kinds if (found := of(name, "FrameType"))), plane.image_type)
+    return replace(
+        plane,
+        number=number,
+        image_type=tuple(kind),
+        position=_numbers(of("PlanePositionSequence", "ImagePositionPatient"), 3),
+        orientation=_numbers(of("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+        spacing=_numbers(of("PixelMeasuresSequence", "PixelSpacing"), 2),
+        thickness=_number(of("PixelMeasuresSequence", "SliceThickness")),
+        between=_number(of("PixelMeasuresSequence", "SpacingBetweenSlices")),
+        slope=_or(_number(of("PixelValueTransformationSequence", "RescaleSlope")), 1.0),
+        intercept=_or(_number(of("PixelValueTransformationSequence", "RescaleIntercept")), 0.0),
+        echo=str(of("MREchoSequence", "EffectiveEchoTime") or ""),
+        stack=str(of("FrameContentSequence", "StackID") or ""),
+        moments=tuple((name, str(value)) for name, value in moments.items() if value not in (None, "")),
+    )
+
+
+def _spatial_dimensions(dataset: Dataset) -> set[int]:
+    """Return which dimension indices count positions or stacks, and not moments."""
+    pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
+    return {place for place, tag in enumerate(pointers) if tag in (0x00209056, 0x00209057, 0x00200032, 0x00209113)}
+
+
+def _many(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return [int(part) for part in value] if hasattr(value, "__iter__") else [int(value)]
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in value) if value is not None else ()
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(float(value)) else float(value)

@@ -1,0 +1,341 @@
+"""A folder of DICOM as a table of volumes, each with a verdict; and one of them as a `Volume`.
+
+Which volume is read when none is asked for: the only one that is no localizer, no picture of a screen and no
+projection. With several, nothing is guessed: the table and the option to use are the answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from medseg.dicom.elements import Damaged
+from medseg.dicom.frames import plane_affine
+from medseg.dicom.parts import Part, find, is_dicom
+from medseg.dicom.pixels import read_stored
+from medseg.dicom.placing import Placement, place
+from medseg.dicom.planes import Plane, description, planes_of
+from medseg.dicom.reslice import needs_reslice, resliced
+from medseg.dicom.split import moments, split
+from medseg.dicom.suv import suv_factor
+from medseg.dicom.values import AIR, physical
+from medseg.errors import ScanError
+from medseg.gate import HINT_COPY, Gate
+from medseg.geometry import Geometry
+from medseg.progress import Progress, silent
+from medseg.volume import Source, Stack, Volume
+
+_NO_SCANS = {  # SOP classes with pixels that are no scans
+    "66.4": "segmentations",
+    "66.7": "segmentations",
+    "481.2": "radiotherapy doses",
+    "30": "parametric maps",
+    "77.1.6": "slides",
+    "11.1": "presentation states",
+}
+_IMAGES = "1.2.840.10008.5.1.4.1.1."
+_SECONDARY = (_IMAGES + "7", _IMAGES + "7.1", _IMAGES + "7.2", _IMAGES + "7.3", _IMAGES + "7.4")
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_PROJECTIONS = {"MIP", "MINIP", "PROJECTION IMAGE"}
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One volume of a study, or several that were taken at the same positions one after the other.
+
+    Parameters
+    ----------
+    number : int
+        By which it is chosen, from 1.
+    placements : tuple of Placement
+        Where the planes of each volume lie.
+    aside : str
+        Why it is not picked by itself; empty for a scan.
+    """
+
+    number: int
+    placements: tuple[Placement, ...]
+    aside: str = ""
+
+    @property
+    def first(self) -> Plane:
+        """One of its planes."""
+        return self.placements[0].planes[0]
+
+    @property
+    def slices(self) -> str:
+        """How many slices it has: '120', or '30 x 8' for eight volumes."""
+        count = len(self.placements[0].planes)
+        return str(count) if len(self.placements) == 1 else f"{count} x {len(self.placements)}"
+
+    @property
+    def spacing(self) -> str:
+        """Pixel spacing along columns and rows, and distance of slices, in mm."""
+        if not self.first.spacing:
+            return "?"
+        numbers = (self.first.spacing[1], self.first.spacing[0], self.placements[0].step)
+        return " x ".join(f"{mm:.4g}" for mm in numbers)
+
+    @property
+    def verdict(self) -> str:
+        """'ok', a code with what is wrong, or what will be done about it."""
+        faults = [placement.fault for placement in self.placements if placement.fault]
+        if faults:
+            return f"{faults[0].code}: {faults[0].problem}"
+        said = [f"ok, tilted by {tilt:.1f} degrees (GEOM_TILT): is straightened" for tilt in [self._tilt()] if tilt]
+        twins = sum(len(placement.twins) for placement in self.placements)
+        if twins:
+            said.append(f"ok, if {twins} slices at the position of another are the same")
+        if self.aside:
+            said.append(self.aside)
+        return "; ".join(said) or "ok"
+
+    def _tilt(self) -> float:
+        return max(placement.tilt for placement in self.placements)
+
+    def line(self) -> str:
+        """Return the row as people read it."""
+        first = self.first
+        text = description(first.elements) or "-"
+        return f"{self.number}  {first.modality or '?'}  {text}  {self.slices} slices  {self.spacing} mm  {self.verdict}"
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a folder, archive or file holds: rows to choose from, and what was passed over, counted by kind."""
+
+    path: Path
+    rows: tuple[Row, ...] = ()
+    passed: Counter[str] = field(default_factory=Counter)
+
+    def passed_over(self) -> str:
+        """Return what was passed over as a sentence; empty where nothing was."""
+        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.passed.items()))
+
+
+def survey(path: Path) -> Survey:
+    """Return the volumes in a folder of any depth, a zip archive or a file.
+
+    Raises
+    ------
+    ScanError
+        If a DICOM file is damaged: it may be a slice of any series.
+    """
+    gate = Gate(path)
+    found = find(path)
+    passed = found.passed
+    planes: list[Plane] = []
+    for part, some in zip(found.parts, _headers(found.parts, gate), strict=True):
+        if isinstance(some, Damaged):
+            if _has_preamble(part):
+                gate.refuse("DICOM_DAMAGED", f"holds a DICOM file that cannot be read: {some}", HINT_COPY)
+            passed["files of other kinds"] += 1
+        elif not some:
+            passed["DICOM objects without pixels"] += 1
+        elif kind := _NO_SCANS.get(some[0].frame().sop_class.removeprefix(_IMAGES)):
+            passed[kind] += 1
+        else:
+            planes += some
+    return Survey(path, _rows(planes), passed)
+
+
+def choose(found: Survey, series: str | None = None) -> Row:
+    """Return the row that was asked for, by number, series UID or description; or the only scan.
+
+    Raises
+    ------
+    ScanError
+        If nothing or more than one row fits; the hint says how to choose.
+    """
+    gate = Gate(found.path)
+    if not found.rows:
+        passed = found.passed_over()
+        gate.refuse("NO_IMAGES", "holds no DICOM images" + (f" ({passed})" if passed else ""), "give a folder of slices")
+    if series is not None:
+        fits = [row for row in found.rows if _fits(row, series)]
+        if not fits:
+            gate.refuse("NO_SERIES", f"holds no series {series!r}", _choice(found.rows))
+        if len(fits) > 1:
+            gate.refuse("SEVERAL_SERIES", f"holds {len(fits)} volumes of series {series!r}", _choice(fits))
+        return fits[0]
+    scans = [row for row in found.rows if not row.aside] or list(found.rows)
+    if len(scans) > 1:
+        gate.refuse("SEVERAL_SERIES", f"holds {len(scans)} volumes", _choice(scans))
+    return scans[0]
+
+
+def read_series(
+    path: Path,
+    *,
+    series: str | None = None,
+    volume: int | None = None,
+    repair: bool = False,
+    suv: bool = False,
+    progress: Progress = silent,
+) -> Volume:
+    """Return one volume of a folder, zip archive or file of DICOM.
+
+    Parameters
+    ----------
+    path : Path
+        Where to look.
+    series : str, optional
+        Row number of the table, series UID, or series description.
+    volume : int, optional
+        Which of several volumes at the same positions, from 0.
+    repair : bool
+        Interpolate over gaps and uneven spacing instead of refusing them.
+    suv : bool
+        PET as standardised uptake values by body weight instead of Bq/mL.
+    progress : callable
+        Told how far reading has come.
+
+    Raises
+    ------
+    ScanError
+        With a stable code for the reason.
+    """
+    found = survey(path)
+    row = choose(found, series)
+    gate = Gate(path)
+    placement = row.placements[gate.choose_volume(volume, len(row.placements))]
+    if placement.fault and not (repair and placement.fault.repairable):
+        gate.refuse(placement.fault.code, placement.fault.problem, placement.fault.hint)
+    aside = Counter(other.aside for other in found.rows if other.aside and other is not row)
+    for kind, count in sorted(aside.items()):
+        gate.warn(f"passed over: {count} {kind}")
+    return _read(placement, gate, suv=suv, progress=progress)
+
+
+def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) -> Volume:
+    planes = placement.planes
+    if any("MOSAIC" in plane.image_type for plane in planes):
+        gate.refuse("MOSAIC", "holds mosaics, many slices in one picture", "convert it with dcm2niix and give the .nii.gz")
+    values = physical(read_stored(planes, gate, progress=progress), planes, gate)
+    _compare_twins(placement, values, gate)
+    if suv:
+        factors = [suv_factor(plane, gate) for plane in planes]
+        values = values * np.array(factors, np.float32)[:, None, None]
+    affines = placement.affines()
+    stack = Stack(tuple(plane.frame() for plane in planes), affines, planes[0].size)
+    _say_what_is_odd(placement, gate)
+    if needs_reslice(placement):
+        outside = float(AIR) if planes[0].modality == "CT" else float(values.min())
+        if values.ndim == 4:
+            gate.refuse("GEOM_TILT", "is in colour and tilted", "convert it to gray values first")
+        values, geometry = resliced(values, placement, outside=outside)
+    else:
+        geometry = _grid(affines, planes)
+    array = values.transpose(2, 1, 0)[None] if values.ndim == 3 else values.transpose(3, 2, 1, 0)
+    gate.geometry(geometry.affine, geometry.shape)
+    return Volume(array, geometry, Source(gate.path, "dicom", tuple(gate.warnings), stack=stack))
+
+
+def _grid(affines: np.ndarray, planes: Sequence[Plane]) -> Geometry:
+    """Return the grid of evenly spaced slices, through the first and the last of them."""
+    affine = affines[0].copy()
+    if len(planes) > 1:
+        affine[:3, 2] = (affines[-1] - affines[0])[:3, 3] / (len(planes) - 1)
+    return Geometry(affine, (*planes[0].size, len(planes)))
+
+
+def _compare_twins(placement: Placement, values: np.ndarray, gate: Gate) -> None:
+    """Drop slices that repeat another one; refuse those that differ from it."""
+    if not placement.twins:
+        return
+    quiet_gate = Gate(gate.path)
+    for n, twin in placement.twins:
+        kept = placement.planes[n]
+        same = physical(read_stored([twin], quiet_gate), [twin], quiet_gate)[0]
+        if same.shape != values[n].shape or not np.array_equal(same, values[n]):
+            gate.refuse(
+                "DUP_POSITION",
+                f"{twin.name} and {kept.name} lie at the same position and differ",
+                "export the series again, or give the folder of one of them",
+            )
+    gate.warn(f"{len(placement.twins)} slices repeat another one and were passed over")
+
+
+def _say_what_is_odd(placement: Placement, gate: Gate) -> None:
+    planes = placement.planes
+    if placement.fault:
+        gate.warn(f"repaired ({placement.fault.code}): {placement.fault.problem}")
+    if placement.tilt:
+        gate.warn(f"the gantry was tilted by {placement.tilt:.1f} degrees (GEOM_TILT); the slices were straightened")
+    if len(planes) == 1:
+        gate.warn(f"holds one slice; it is taken to be {placement.step:g} mm thick")
+    announced = planes[0].elements.number(0x00201002) or 0
+    there = len(planes) + len(placement.twins)
+    if announced > there and not planes[0].number:
+        gate.warn(f"its header announces {announced:g} images in the acquisition, {there} are there")
+
+
+def _headers(parts: Sequence[Part], gate: Gate) -> list[list[Plane] | Damaged]:
+    def read(part: Part) -> list[Plane] | Damaged:
+        try:
+            return planes_of(part, gate)
+        except Damaged as error:
+            return error
+        except OSError as error:
+            gate.refuse("UNREADABLE", f"holds a file that cannot be read: {error.strerror}", "check the permissions")
+
+    if len(parts) < 64:
+        return [read(part) for part in parts]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(read, parts, chunksize=64))
+
+
+def _has_preamble(part: Part) -> bool:
+    with part.open() as file:
+        return is_dicom(file.read(132)) or file.read(4) == b"DICM"
+
+
+def _rows(planes: Sequence[Plane]) -> tuple[Row, ...]:
+    groups = [tuple(place(moment) for moment in moments(group)) for group in split(planes)]
+    groups.sort(key=_order)
+    sizes: Counter[tuple[str, str]] = Counter()
+    for group in groups:
+        sizes[group[0].planes[0].series] = max(sizes[group[0].planes[0].series], len(group[0].planes))
+    return tuple(
+        Row(number, group, _aside(group, sizes[group[0].planes[0].series])) for number, group in enumerate(groups, 1)
+    )
+
+
+def _order(group: tuple[Placement, ...]) -> tuple[float, str, float]:
+    plane = group[0].planes[0]
+    return plane.elements.number(0x00200011) or 0, plane.series[1], plane.instance
+
+
+def _aside(group: tuple[Placement, ...], largest: int) -> str:
+    """Return why a volume is not picked by itself."""
+    plane, count = group[0].planes[0], len(group[0].planes)
+    kinds = {part.upper() for part in plane.image_type}
+    if "LOCALIZER" in kinds:
+        return "localizers"
+    if plane.frame().sop_class in _SECONDARY or any("SCREEN" in kind for kind in kinds):
+        return "secondary captures"
+    if kinds & _PROJECTIONS:
+        return "projections"
+    if count == 1 and len(group) == 1 and largest >= 5:
+        return "single slices beside a volume of the same series"
+    return ""
+
+
+def _fits(row: Row, series: str) -> bool:
+    if series.isdigit():
+        return row.number == int(series)
+    return series == row.first.series[1] or series.casefold() == description(row.first.elements).casefold()
+
+
+def _choice(rows: Sequence[Row]) -> str:
+    shown = "\n".join(f"  {row.line()}" for row in rows[:30])
+    return f"choose one with --series N:\n{shown}"
+
+
