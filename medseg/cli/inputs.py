@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import UsageError
+from medseg.dicom.parts import holds_dicom
 from medseg.io import PICTURES, SUFFIXES, scans_in, stem_of, suffix_of
 from medseg.plan import Plan
-from medseg.report.job import Job, plan_targets
+from medseg.report.job import DICOM_FORMATS, Job, plan_targets
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 FORMAT_OF_SUFFIX = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "nrrd", ".seg.nrrd": "seg.nrrd", ".mha": "mha"}
@@ -21,17 +22,21 @@ class Options:
     """What else the user asked for."""
 
     output: Path | None
-    formats: tuple[str, ...]
+    formats: tuple[str, ...]  # empty: what suits the scan
     picture: bool
     probabilities: bool
-    volume: int | None
+    volume: int | None = None
+    series: str | None = None
+    repair: bool = False
+    suv: bool = False
 
 
 def find_jobs(inputs: Sequence[Path], channels: Sequence[str], plan: Plan, options: Options) -> list[Job]:
     """Return a job for each scan that the user named.
 
     A folder means every scan directly in it, without segmentations (`.seg.nrrd`) and the results of an earlier run;
-    for a model of several channels its files `case_0000`, `case_0001`, ... make up one scan.
+    for a model of several channels its files `case_0000`, `case_0001`, ... make up one scan. A folder with DICOM at
+    any depth, and no other scan directly in it, is one scan.
 
     Raises
     ------
@@ -45,7 +50,11 @@ def find_jobs(inputs: Sequence[Path], channels: Sequence[str], plan: Plan, optio
         scans += _in_folder(path, plan) if path.is_dir() else [(path,)]
     if not scans:
         raise UsageError("no scan was named", hint="give a file, several, or a folder; see `medseg predict --help`")
-    return [Job(scan, _targets(scan, options, alone=len(scans) == 1), options.volume) for scan in scans]
+    alone = len(scans) == 1
+    return [
+        Job(scan, _targets(scan, options, alone=alone), options.volume, options.series, options.repair, options.suv)
+        for scan in scans
+    ]
 
 
 def _by_channel(channels: Sequence[str], plan: Plan) -> tuple[Path, ...]:
@@ -65,6 +74,13 @@ def _in_folder(folder: Path, plan: Plan) -> list[tuple[Path, ...]]:
         found = [path for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES]
     stems = {stem_of(path) for path in found}
     found = [path for path in found if suffix_of(path) != ".seg.nrrd" and not _is_result(stem_of(path), stems)]
+    if not found and holds_dicom(folder):
+        return [(folder,)]
+    if found and any(holds_dicom(path) for path in folder.iterdir() if not path.is_dir()):
+        raise UsageError(
+            f"{folder}: holds DICOM files and other scans, such as {found[0].name}",
+            hint="put the DICOM files into a folder of their own, or name the scans",
+        )
     if not found:
         raise UsageError(
             f"{folder}: holds no scan", hint=f"give a folder with files of {', '.join(SUFFIXES)} directly in it"
@@ -88,10 +104,16 @@ def _targets(scan: tuple[Path, ...], options: Options, *, alone: bool) -> dict[s
     stem = stem_of(scan[0])
     stem = _CHANNEL.sub("", stem) if len(scan) > 1 else stem
     output = options.output
+    from_dicom = holds_dicom(scan[0])
     if output is None or output.is_dir() or not suffix_of(output):
-        folder = scan[0].parent if output is None else output
+        if output is not None and output.suffix.lower() == ".dcm":
+            raise UsageError(f"{output}: which DICOM object?", hint="give a folder after -o, and --format dicom-seg")
+        folder = scan[0].resolve().parent if output is None and scan[0].is_dir() else scan[0].parent
+        formats = options.formats or (("nifti", "dicom-seg") if from_dicom else ("nifti",))
+        if not from_dicom and (asked := [kind for kind in formats if kind in DICOM_FORMATS]):
+            raise UsageError(f"{asked[0]} needs a DICOM series to refer to", hint="give DICOM, or another --format")
         return plan_targets(
-            f"{stem}_seg", folder, options.formats, picture=options.picture, probabilities=options.probabilities
+            f"{stem}_seg", output or folder, formats, picture=options.picture, probabilities=options.probabilities
         )
     if not alone:
         raise UsageError(f"{output} is one file, but there are several scans", hint="give a folder after -o")

@@ -18,15 +18,21 @@ Report = dict[str, Any]
 def predict(
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (every scan directly in them)."),
+        typer.Argument(metavar="INPUT...", help="Scans; folders of scans; a DICOM folder, file or zip archive."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="OUT", help="Folder; for one scan also a name such as mask.nii.gz."),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="Label map as nifti, nrrd, mha, seg.nrrd (commas between).")
-    ] = "nifti",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="LIST",
+            help="nifti, nrrd, mha, seg.nrrd; of DICOM also dicom-seg, dicom-labelmap, rtstruct, sr, sc (commas"
+            " between). Default: nifti; of DICOM nifti,dicom-seg.",
+        ),
+    ] = None,
     model: Annotated[
         str, typer.Option("-m", "--model", metavar="NAME|FILE", help="Model by name (`medseg models list`) or file.")
     ] = "hippocampus-t1",
@@ -37,6 +43,13 @@ def predict(
     volume: Annotated[
         int | None, typer.Option("--volume", metavar="N", min=0, help="Which volume of a 4D scan, counted from 0.")
     ] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="N|UID|TEXT", help="Which DICOM series (see `medseg info`).")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Interpolate over missing or uneven DICOM slices instead of refusing.")
+    ] = False,
+    suv: Annotated[bool, typer.Option("--suv", help="DICOM PET as SUV by body weight instead of Bq/mL.")] = False,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
     probabilities: Annotated[
@@ -54,8 +67,8 @@ def predict(
 ) -> None:
     """Segment scans: a label map on the scan's own grid, a picture and a report for each.
 
-    Reads NIfTI (.nii, .nii.gz), NRRD and MHA, and for 2D models PNG, JPEG, TIFF and GIF. Writes beside the scan
-    under its name with _seg, or to OUT. The report holds volumes in mL and the verdict of the quality check: ok,
+    Reads NIfTI (.nii, .nii.gz), NRRD, MHA and DICOM, and for 2D models PNG, JPEG, TIFF and GIF. Writes beside the
+    scan under its name with _seg, or to OUT. The report holds volumes in mL and the verdict of the quality check: ok,
     check or refuse.
 
     Exit code: 0 all done, 1 some scans failed, 2 nothing could be done.
@@ -69,7 +82,8 @@ def predict(
     from medseg.zoo import find
 
     bundle = Bundle.load(find(model))
-    wanted = Options(output, tuple(formats.split(",")), picture, probabilities, volume)
+    asked = tuple(formats.split(",")) if formats else ()
+    wanted = Options(output, asked, picture, probabilities, volume, series, repair, suv)
     jobs = find_jobs(scans or [], channel or [], bundle.plan, wanted)
     check_distinct(jobs)
     for folder in sorted({target.parent for job in jobs for target in job.targets.values()}):

@@ -10,23 +10,20 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from medseg.dicom.elements import Damaged
-from medseg.dicom.frames import plane_affine
 from medseg.dicom.parts import Part, find, is_dicom
 from medseg.dicom.pixels import read_stored
 from medseg.dicom.placing import Placement, place
 from medseg.dicom.planes import Plane, description, planes_of
 from medseg.dicom.reslice import needs_reslice, resliced
-from medseg.dicom.split import moments, split
+from medseg.dicom.split import moments, normal_of, split
 from medseg.dicom.suv import suv_factor
 from medseg.dicom.values import AIR, physical
-from medseg.errors import ScanError
 from medseg.gate import HINT_COPY, Gate
 from medseg.geometry import Geometry
 from medseg.progress import Progress, silent
@@ -43,6 +40,7 @@ _NO_SCANS = {  # SOP classes with pixels that are no scans
 _IMAGES = "1.2.840.10008.5.1.4.1.1."
 _SECONDARY = (_IMAGES + "7", _IMAGES + "7.1", _IMAGES + "7.2", _IMAGES + "7.3", _IMAGES + "7.4")
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_OTHER_DIRECTION = 0.9  # cosine of the angle between normals
 _PROJECTIONS = {"MIP", "MINIP", "PROJECTION IMAGE"}
 
 
@@ -103,8 +101,8 @@ class Row:
     def line(self) -> str:
         """Return the row as people read it."""
         first = self.first
-        text = description(first.elements) or "-"
-        return f"{self.number}  {first.modality or '?'}  {text}  {self.slices} slices  {self.spacing} mm  {self.verdict}"
+        text = f"{first.modality or '?'}  {description(first.elements) or '-'}"
+        return f"{self.number}  {text}  {self.slices} slices  {self.spacing} mm  {self.verdict}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +155,8 @@ def choose(found: Survey, series: str | None = None) -> Row:
     gate = Gate(found.path)
     if not found.rows:
         passed = found.passed_over()
-        gate.refuse("NO_IMAGES", "holds no DICOM images" + (f" ({passed})" if passed else ""), "give a folder of slices")
+        what = "holds no DICOM images" + (f" ({passed})" if passed else "")
+        gate.refuse("NO_IMAGES", what, "give a folder of slices")
     if series is not None:
         fits = [row for row in found.rows if _fits(row, series)]
         if not fits:
@@ -217,7 +216,7 @@ def read_series(
 def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) -> Volume:
     planes = placement.planes
     if any("MOSAIC" in plane.image_type for plane in planes):
-        gate.refuse("MOSAIC", "holds mosaics, many slices in one picture", "convert it with dcm2niix and give the .nii.gz")
+        gate.refuse("MOSAIC", "holds mosaics, many slices in one picture", "convert it with dcm2niix, give the .nii.gz")
     values = physical(read_stored(planes, gate, progress=progress), planes, gate)
     _compare_twins(placement, values, gate)
     if suv:
@@ -300,11 +299,13 @@ def _has_preamble(part: Part) -> bool:
 def _rows(planes: Sequence[Plane]) -> tuple[Row, ...]:
     groups = [tuple(place(moment) for moment in moments(group)) for group in split(planes)]
     groups.sort(key=_order)
-    sizes: Counter[tuple[str, str]] = Counter()
-    for group in groups:
-        sizes[group[0].planes[0].series] = max(sizes[group[0].planes[0].series], len(group[0].planes))
+    largest: dict[tuple[str, str], Placement] = {}
+    for first, *_ in groups:
+        rival = largest.setdefault(first.planes[0].series, first)
+        if len(first.planes) > len(rival.planes):
+            largest[first.planes[0].series] = first
     return tuple(
-        Row(number, group, _aside(group, sizes[group[0].planes[0].series])) for number, group in enumerate(groups, 1)
+        Row(number, group, _aside(group, largest[group[0].planes[0].series])) for number, group in enumerate(groups, 1)
     )
 
 
@@ -313,9 +314,9 @@ def _order(group: tuple[Placement, ...]) -> tuple[float, str, float]:
     return plane.elements.number(0x00200011) or 0, plane.series[1], plane.instance
 
 
-def _aside(group: tuple[Placement, ...], largest: int) -> str:
+def _aside(group: tuple[Placement, ...], largest: Placement) -> str:
     """Return why a volume is not picked by itself."""
-    plane, count = group[0].planes[0], len(group[0].planes)
+    plane, main = group[0].planes[0], largest.planes[0]
     kinds = {part.upper() for part in plane.image_type}
     if "LOCALIZER" in kinds:
         return "localizers"
@@ -323,8 +324,9 @@ def _aside(group: tuple[Placement, ...], largest: int) -> str:
         return "secondary captures"
     if kinds & _PROJECTIONS:
         return "projections"
-    if count == 1 and len(group) == 1 and largest >= 5:
-        return "single slices beside a volume of the same series"
+    alone = len(group) == 1 and len(group[0].planes) == 1 and group[0].fault is None and len(largest.planes) >= 5
+    if alone and largest.fault is None and abs(float(normal_of(plane) @ normal_of(main))) < _OTHER_DIRECTION:
+        return "single slices across a volume of the same series"
     return ""
 
 
@@ -337,5 +339,3 @@ def _fits(row: Row, series: str) -> bool:
 def _choice(rows: Sequence[Row]) -> str:
     shown = "\n".join(f"  {row.line()}" for row in rows[:30])
     return f"choose one with --series N:\n{shown}"
-
-

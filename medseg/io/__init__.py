@@ -1,4 +1,4 @@
-"""Scans and label maps, from files and into files: NIfTI, NRRD, MetaImage and pictures.
+"""Scans and label maps, from files and into files: NIfTI, NRRD, MetaImage, pictures, and DICOM handed over.
 
 The format is told by the content when reading and by the suffix when writing.
 """
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from medseg.atomic import Outputs
-from medseg.errors import OutputError
+from medseg.errors import OutputError, UsageError
 from medseg.gate import Gate
+from medseg.geometry import Geometry
 from medseg.io.sniff import PICTURES, SUFFIXES, scans_in, sniff, stem_of, suffix_of
 from medseg.io.voxels import whole
 from medseg.volume import LabelMap, Volume
@@ -36,21 +37,37 @@ __all__ = [
 ]
 
 
-def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
-    """Return the scan in a file: intensities (C, I, J, K) and geometry, in RAS+ mm.
+def read(
+    path: str | os.PathLike[str],
+    *,
+    volume: int | None = None,
+    series: str | None = None,
+    repair: bool = False,
+    suv: bool = False,
+) -> Volume:
+    """Return the scan in a file or DICOM folder: intensities (C, I, J, K) and geometry, in RAS+ mm.
 
     Parameters
     ----------
     path : path
-        NIfTI-1 or -2 (`.nii`, `.nii.gz`), NRRD, MetaImage (`.mha`), PNG, JPEG, TIFF or GIF; told by content.
+        NIfTI-1 or -2 (`.nii`, `.nii.gz`), NRRD, MetaImage (`.mha`), PNG, JPEG, TIFF or GIF; a DICOM file, or a
+        folder or zip archive of them; told by content.
     volume : int, optional
-        Which volume (or page) of a file that holds several, counted from 0.
+        Which volume (or page) of a file or series that holds several, counted from 0.
+    series : str, optional
+        Which DICOM series, where there are several: its row in `medseg info`, UID, or description.
+    repair : bool
+        Interpolate over missing and unevenly spaced DICOM slices instead of refusing them.
+    suv : bool
+        DICOM PET as standardised uptake values by body weight, instead of Bq/mL.
 
     Raises
     ------
     ScanError
         If the file is damaged, impossible, or no scan; `code` names the reason. What is odd but can be
         read is said in `source.warnings`.
+    UsageError
+        If something is asked of another format that only DICOM has.
 
     Examples
     --------
@@ -60,27 +77,47 @@ def read(path: str | os.PathLike[str], *, volume: int | None = None) -> Volume:
     """
     path = Path(path)
     with _answered(path):
-        return _read_as(sniff(path), path, volume)
+        kind = sniff(path)
+        if kind == "dicom":
+            from medseg.dicom.series import read_series
+
+            return read_series(path, series=series, volume=volume, repair=repair, suv=suv)
+        if series is not None or repair or suv:
+            raise UsageError(f"{path}: is no DICOM", hint="leave out series, repair and suv")
+        return _read_as(kind, path, volume)
 
 
-def read_labels(path: str | os.PathLike[str], *, volume: int | None = None) -> LabelMap:
+def read_labels(
+    path: str | os.PathLike[str], *, volume: int | None = None, grid: Geometry | None = None, resample: bool = False
+) -> LabelMap:
     """Return the label map in a file: integers (I, J, K), with names and colours where the format has them.
 
     Parameters
     ----------
     path : path
-        NIfTI-1 or -2, NRRD, `.seg.nrrd`, MetaImage, PNG, TIFF or GIF; told by content.
+        NIfTI-1 or -2, NRRD, `.seg.nrrd`, MetaImage, PNG, TIFF or GIF; a DICOM segmentation (SEG) or structure set
+        (RTSTRUCT), or a folder or zip archive with one; told by content.
     volume : int, optional
         Which volume (or page) of a file that holds several, counted from 0; of a `.seg.nrrd` one layer, without names.
+    grid : Geometry, optional
+        On which a SEG or RTSTRUCT is laid; where it is left out, that of the series it refers to, if that lies in the
+        same folder or archive.
+    resample : bool
+        Whether the nearest voxel of a SEG may be taken where its frames do not lie on `grid`.
 
     Raises
     ------
     ScanError
-        If the file is damaged, or its voxels are not whole numbers from 0 to 65535.
+        If the file is damaged, its voxels are not whole numbers from 0 to 65535, or a SEG or RTSTRUCT cannot be laid
+        onto a grid.
     """
     path = Path(path)
     with _answered(path):
         kind = sniff(path)
+        if kind == "dicom":
+            from medseg.dicom.labels import read_dicom_labels
+
+            return read_dicom_labels(path, grid=grid, resample=resample)
         if kind == "nrrd" and volume is None:
             from medseg.io.segments import read_segments
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from isal import isal_zlib
 
+from medseg.dicom.parts import holds_dicom, is_dicom
 from medseg.errors import UsageError
 from medseg.gate import Gate
 from medseg.io.stream import GZIP_MAGIC
@@ -40,7 +41,7 @@ _MAGICS = (
 )
 _ISAL_ERROR: Any = isal_zlib.error
 _FOREIGN = (
-    (b"PK\x03\x04", "a zip archive", "unpack it and give a scan inside"),
+    (b"PK\x03\x04", "a zip archive without DICOM", "unpack it and give a scan inside"),
     (b"\x80", "a Python pickle", "medseg never loads pickles; export the scan as .nii.gz"),
     (b"\x89HDF", "an HDF5 file", "export the scan as .nii.gz"),
     (b"%PDF", "a PDF document", "give a scan"),
@@ -58,13 +59,17 @@ def suffix_of(path: Path) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """Return the name without its volume suffix."""
-    suffix = suffix_of(path)
-    return path.name[: -len(suffix)] if suffix else path.name
+    """Return the name without the suffix of its format; of a folder its whole name."""
+    suffix = suffix_of(path) or next((end for end in (".dcm", ".zip") if path.name.lower().endswith(end)), "")
+    if path.is_dir():
+        return path.resolve().name
+    return path.name[: -len(suffix)] if suffix and len(path.name) > len(suffix) else path.name
 
 
 def sniff(path: Path) -> str:
-    """Return the format of a scan: 'nifti', 'nrrd', 'mha', 'png', 'jpeg', 'tiff' or 'gif'.
+    """Return the format of a scan: 'nifti', 'nrrd', 'mha', 'dicom', 'png', 'jpeg', 'tiff' or 'gif'.
+
+    A folder or zip archive is 'dicom' where a DICOM file lies in it, at any depth.
 
     Raises
     ------
@@ -72,6 +77,10 @@ def sniff(path: Path) -> str:
         If the file is missing, empty, no regular file, or no scan; the message says what it is instead.
     """
     gate = Gate(path)
+    if path.is_dir():
+        if not holds_dicom(path):
+            gate.refuse("NOT_A_FILE", "is a folder without DICOM", "give a file; `medseg predict` takes folders")
+        return "dicom"
     head = _head(path, gate)
     if path.suffix.lower() in _DETACHED:
         gate.refuse(
@@ -82,6 +91,8 @@ def sniff(path: Path) -> str:
     found = _by_content(head)
     if found:
         return found
+    if is_dicom(head) or (head[:2] == b"PK" and holds_dicom(path)):
+        return "dicom"
     by_suffix = SUFFIXES.get(suffix_of(path), "")
     if not (by_suffix and _says_nothing(head)):
         _refuse_foreign(head, by_suffix, gate)
@@ -118,10 +129,7 @@ def _looks_like_scan(path: Path) -> bool:
 
 def _head(path: Path, gate: Gate) -> bytes:
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            gate.refuse("NOT_A_FILE", "is a folder", "give a file, or call `medseg predict` on the folder")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             gate.refuse("NOT_A_FILE", "is a pipe, socket or device", "give a regular file")
         with open(path, "rb") as file:
             head = file.read(1024)
@@ -155,15 +163,13 @@ def _inflate(head: bytes) -> bytes:
 
 def _says_nothing(head: bytes) -> bool:
     """Return whether the content is neither a known foreign format nor plain text."""
-    if any(head[:64].lower().startswith(magic.lower()) for magic, _, _ in _FOREIGN) or head[128:132] == b"DICM":
+    if any(head[:64].lower().startswith(magic.lower()) for magic, _, _ in _FOREIGN):
         return False
     return any(byte < 9 or byte > 126 for byte in head[:512])
 
 
 def _refuse_foreign(head: bytes, by_suffix: str, gate: Gate) -> NoReturn:
     renamed = f" (its name says {by_suffix})" if by_suffix else ""
-    if head[128:132] == b"DICM":
-        gate.refuse("DICOM", f"is a DICOM file{renamed}", "convert the series to .nii.gz, with dcm2niix for example")
     for magic, what, hint in _FOREIGN:
         if head[:64].lstrip().lower().startswith(magic.lower()):
             gate.refuse("NOT_A_SCAN", f"is {what}{renamed}", hint)

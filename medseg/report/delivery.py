@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg.atomic import Outputs
+from medseg.dicom.parts import holds_dicom
 from medseg.errors import Refused
 from medseg.inference import Predictor
 from medseg.io import read, save
 from medseg.progress import Progress, silent, timed
 from medseg.qc import assess, measure
-from medseg.report.job import FORMATS, Job
+from medseg.report.job import DICOM_FORMATS, FORMATS, Job
 from medseg.report.picture import draw
 from medseg.report.record import Record, as_json, record, rounded, size_line
 from medseg.volume import LabelMap, Volume, stack_channels
@@ -34,7 +35,7 @@ def deliver(
     """
     seconds: dict[str, float] = {}
     with timed("read", seconds, progress):
-        scan = stack_channels([read(path, volume=job.volume) for path in job.scan])
+        scan = stack_channels([_read(path, job) for path in job.scan])
     prediction = predictor(scan, probabilities="probabilities" in job.targets, progress=progress)
     seconds |= prediction.seconds
     labels, bundle = prediction.labels, predictor.bundle
@@ -56,12 +57,36 @@ def deliver(
                     save(prediction.probabilities, target, outputs)
         device = predictor.device_name
         data = record(job, scan, bundle, verdict, voxels=measures.voxels, device=device, seconds=seconds)
-        if "picture" in job.targets:
+        picture = b""
+        if {"picture", "sc"} & job.targets.keys():
             with timed("picture", seconds, progress):
-                outputs.write(job.targets["picture"], [_picture(scan, labels, data)])
+                picture = _picture(scan, labels, data)
+        if "picture" in job.targets:
+            outputs.write(job.targets["picture"], [picture])
+        if DICOM_FORMATS.keys() & job.targets.keys():
+            with timed("dicom", seconds, progress):
+                _write_dicom(job, labels, data, picture, outputs)
         data["seconds"] = rounded(seconds)
         outputs.write(job.targets["report"], [as_json(data)])
     return data
+
+
+def _read(path: Path, job: Job) -> Volume:
+    if holds_dicom(path):
+        return read(path, volume=job.volume, series=job.series, repair=job.repair, suv=job.suv)
+    return read(path, volume=job.volume)
+
+
+def _write_dicom(job: Job, labels: LabelMap, data: Record, picture: bytes, outputs: Outputs) -> None:
+    """Write the DICOM objects of a job, each read back before it may be seen."""
+    from medseg.dicom.frames import Producer
+    from medseg.dicom.results import encode
+
+    producer = Producer(data["model"]["name"], data["model"]["version"], data["model"]["sha256"])
+    verdict = data["qc"]["verdict"]
+    kinds = [kind for kind in DICOM_FORMATS if kind in job.targets]
+    for kind, encoded in encode(kinds, labels, producer, picture=picture, verdict=verdict).items():
+        outputs.write(job.targets[kind], [encoded])
 
 
 def _picture(scan: Volume, labels: LabelMap, data: Record) -> bytes:

@@ -10,6 +10,13 @@ from pathlib import Path
 from medseg.errors import UsageError
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "seg.nrrd": ".seg.nrrd"}
+DICOM_FORMATS = {
+    "dicom-seg": ".dcm",
+    "dicom-labelmap": "_labelmap.dcm",
+    "rtstruct": "_rtstruct.dcm",
+    "sr": "_sr.dcm",
+    "sc": "_sc.dcm",
+}
 
 
 @dataclass(frozen=True)
@@ -21,14 +28,23 @@ class Job:
     scan : sequence of Path
         A file for each channel of the model.
     targets : dict
-        Where to write, by kind: the formats of `FORMATS`, 'probabilities', 'picture', 'report'.
+        Where to write, by kind: the formats of `FORMATS` and `DICOM_FORMATS`, 'probabilities', 'picture', 'report'.
     volume : int, optional
         Which volume of a 4D file.
+    series : str, optional
+        Which series of a DICOM folder: row, UID or description.
+    repair : bool
+        Interpolate over missing and unevenly spaced DICOM slices.
+    suv : bool
+        DICOM PET as standardised uptake values.
     """
 
     scan: tuple[Path, ...]
     targets: dict[str, Path]
     volume: int | None = None
+    series: str | None = None
+    repair: bool = False
+    suv: bool = False
 
 
 def plan_targets(
@@ -41,9 +57,10 @@ def plan_targets(
     UsageError
         If a format is unknown.
     """
-    if unknown := [kind for kind in formats if kind not in FORMATS]:
-        raise UsageError(f"there is no format {unknown[0]!r}", hint=f"choose from: {', '.join(FORMATS)}")
-    targets = {kind: folder / f"{name}{FORMATS[kind]}" for kind in formats}
+    known = FORMATS | DICOM_FORMATS
+    if unknown := [kind for kind in formats if kind not in known]:
+        raise UsageError(f"there is no format {unknown[0]!r}", hint=f"choose from: {', '.join(known)}")
+    targets = {kind: folder / f"{name}{known[kind]}" for kind in formats}
     if probabilities:
         targets["probabilities"] = folder / f"{name}_probabilities.nii.gz"
     if picture:
