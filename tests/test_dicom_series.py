@@ -330,3 +330,10 @@ def test_the_table_says_what_each_series_is(tmp_path):
     (row,) = survey(tmp_path / "a").rows
     assert row.line().startswith("1  CT  body  12 slices  0.9 x 0.8 x 2.5 mm  ok, tilted by 15.0 degrees (GEOM_TILT)")
     assert choose(survey(tmp_path / "a")).number == 1
+
+
+def test_steps_that_creep_are_no_even_spacing(tmp_path):
+    datasets = series(np.zeros((4, 4, 80), np.int16))
+    for k, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient[2] = round(5 * k + 0.04 * max(0, k - 40), 3)  # each within 1 % of the others
+    assert refused(store(datasets, tmp_path / "a")).code == "GEOM_VARIABLE_SPACING"

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.convert import convert
 from medseg.cli.evaluate import evaluate
 from medseg.cli.info import info
 from medseg.cli.models import models
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(evaluate)
 app.command()(info)
+app.command()(convert)
 app.add_typer(models, name="models")
 
 

@@ -1,7 +1,8 @@
-"""`medseg info`: what a scan is, and what is odd about it."""
+"""`medseg info`: what a scan is, and what is odd about it; of a DICOM folder the table of its series."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +10,30 @@ import typer
 
 
 def info(
-    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A scan in any format that medseg reads.")],
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A scan, or a DICOM folder, file or zip archive.")],
     volume: Annotated[
         int | None, typer.Option("--volume", metavar="N", min=0, help="Which volume of a 4D scan, counted from 0.")
     ] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="N|UID|TEXT", help="Read this series of a DICOM folder.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Interpolate over missing or uneven DICOM slices instead of refusing.")
+    ] = False,
+    suv: Annotated[bool, typer.Option("--suv", help="DICOM PET as SUV by body weight instead of Bq/mL.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Print shape, spacing, orientation, type, intensities and every oddity of a scan."""
-    from medseg.io import read
+    """Print shape, spacing, orientation, type, intensities and every oddity of a scan.
 
-    image = read(scan, volume=volume)
+    Of DICOM, without --series: a table of the volumes in it, with modality, description, slices, spacing and the
+    verdict of the geometry check.
+    """
+    from medseg.io import read, sniff
+
+    if series is None and sniff(scan) == "dicom":
+        _table(scan)
+        return
+    image = read(scan, volume=volume, series=series, repair=repair, suv=suv)
     geometry, array = image.geometry, image.array
     rows = {
         "file": str(scan),
@@ -41,6 +56,33 @@ def info(
     print("oddities:    none" if not warnings else "oddities:")
     for warning in warnings:
         print(f"  - {warning}")
+
+
+def _table(path: Path) -> None:
+    """Print the volumes in a DICOM folder, and what was passed over."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from medseg.dicom.planes import description
+    from medseg.dicom.series import survey
+
+    found = survey(path)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ("#", "modality", "description", "slices", "spacing (mm)", "verdict"):
+        table.add_column(name, overflow="fold")
+    for row in found.rows:
+        cells = (row.number, row.first.modality, description(row.first.elements), row.slices, row.spacing, row.verdict)
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    wide = None if sys.stdout.isatty() else 200
+    if found.rows:
+        Console(width=wide).print(table)
+        print("read one with --series and its number")
+    else:
+        print("no DICOM images")
+    if found.passed:
+        print(f"passed over: {found.passed_over()}")
 
 
 def _directions(letters: str) -> str:

@@ -51,8 +51,17 @@ def find_jobs(inputs: Sequence[Path], channels: Sequence[str], plan: Plan, optio
     if not scans:
         raise UsageError("no scan was named", hint="give a file, several, or a folder; see `medseg predict --help`")
     alone = len(scans) == 1
+    optional = () if options.formats else ("dicom-seg",)
     return [
-        Job(scan, _targets(scan, options, alone=alone), options.volume, options.series, options.repair, options.suv)
+        Job(
+            scan,
+            _targets(scan, options, alone=alone),
+            options.volume,
+            options.series,
+            options.repair,
+            options.suv,
+            optional,
+        )
         for scan in scans
     ]
 

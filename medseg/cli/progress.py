@@ -21,8 +21,9 @@ PREDICTING = {
     "network": 0.7,
     "restore": 0.1,
     "check": 0.02,
-    "write": 0.04,
-    "picture": 0.04,
+    "write": 0.03,
+    "picture": 0.03,
+    "dicom": 0.02,
 }
 EVALUATING = {"read": 0.4, "scores": 0.6}
 

@@ -1,9 +1,9 @@
 """A program of its own: decompresses frames of pixels, so that a damaged one can end nothing but this process.
 
 `medseg.dicom.pixels` starts it as a script. It reads requests from standard input, one line of JSON each (with the
-bytes of the object behind it where that is no file), and answers on standard output: a status byte, a length of
-eight bytes, and as many bytes of pixels (little-endian, samples interleaved) or of text. It imports nothing of
-medseg.
+bytes of the object behind it where that is no file), and answers on standard output: a status byte (+ done, - failed,
+? no decoder), a length of eight bytes, and as many bytes of pixels (little-endian, samples interleaved) or of text.
+It imports nothing of medseg.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def _answer(request: dict[str, Any], data: bytes, cache: dict[str, Any]) -> tupl
     for decode in (_by_pydicom,) if request["syntax"].startswith(_HTJ2K) else (_by_dicomsdl, _by_pydicom):
         try:
             decode(request, data, cache, pixels)
-        except ImportError as error:
-            failures.append(f"missing {error.name}")
+        except ImportError:
+            continue
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises, the parent refuses the series
-            failures.append(type(error).__name__ if not str(error).startswith("missing ") else str(error))
+            failures.append(type(error).__name__)
         else:
-            return b"+", memoryview(pixels.reshape(-1).view(np.uint8)).cast("B")
-    return b"-", ", ".join(failures).encode()
+            return b"+", pixels.reshape(-1).view(np.uint8).data
+    return (b"-", ", ".join(failures).encode()) if failures else (b"?", b"")
 
 
 def _by_dicomsdl(request: dict[str, Any], data: bytes, cache: dict[str, Any], pixels: Any) -> None:
@@ -91,7 +91,7 @@ def _by_pydicom(request: dict[str, Any], data: bytes, cache: dict[str, Any], pix
     """Decode one frame by whatever decoders pydicom finds installed."""
     import numpy as np
     from pydicom import dcmread
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders import get_decoder
 
     key = f"pydicom {request['path']} {request['member']}"
     if key not in cache:
@@ -100,7 +100,7 @@ def _by_pydicom(request: dict[str, Any], data: bytes, cache: dict[str, Any], pix
         cache[key] = dcmread(source, force=True)
     decoder = get_decoder(request["syntax"])
     if not decoder.is_available:
-        raise ValueError(f"missing {'; '.join(decoder.missing_dependencies)}")
+        raise ImportError("no decoder")
     frame, _ = decoder.as_array(cache[key], index=request["frame"], raw=True)
     np.copyto(pixels, frame, casting="same_kind" if frame.dtype.itemsize == pixels.itemsize else "safe")
 

@@ -11,7 +11,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 from medseg.dicom.parts import Part
 
@@ -29,6 +29,8 @@ WANTED = frozenset(
     }
 )  # fmt: skip
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_PAIR, _WORD, _HALF = ({order: struct.Struct(order + form).unpack_from for order in "<>"} for form in ("HH", "I", "H"))
 _SYNTAX = 0x00020010
 _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -184,34 +186,21 @@ def _collect(
     window: _Window, position: int, end: int, values: dict[int, bytes], order: str, *, explicit: bool
 ) -> tuple[int, int]:
     """Fill `values` from the elements between two positions; return offset and length of the pixel data, or 0, 0."""
-    pair, long, short = (struct.Struct(order + form).unpack_from for form in ("HH", "I", "H"))
     while position + 8 <= end:
         place = window.at(position, min(12, end - position))
-        buffer = window.bytes
-        group, element = pair(buffer, place)
-        tag = group << 16 | element
-        if explicit:
-            kind = buffer[place + 4 : place + 6]
-            if kind in _LONG:
-                header, length = 12, long(buffer, place + 8)[0]
-            else:
-                header, length = 8, short(buffer, place + 6)[0]
-                if not kind.isalpha():
-                    _refuse_kind()
-        else:
-            header, length = 8, long(buffer, place + 4)[0]
+        tag, header, length, explicit_inside = _element(window.bytes, place, order, explicit=explicit)
+        position += header
         if tag == PIXELS:
-            return position + header, length
+            return position, length
         if tag > PIXELS:
             break
-        position += header
         if tag == MODALITY_TABLE:
             values[tag] = b"1"
         if length == UNDEFINED:
-            position = _after_sequence(window, position, order, explicit=explicit and kind != b"UN")
+            position = _after_sequence(window, position, order, explicit=explicit_inside)
             continue
         if position + length > end:
-            raise Damaged(f"element ({group:04x},{element:04x}) claims more bytes than there are")
+            raise Damaged(f"element ({tag >> 16:04x},{tag & 0xFFFF:04x}) claims more bytes than there are")
         if tag in WANTED and tag not in values and length <= _MAX_VALUE:
             place = window.at(position, length)
             values[tag] = window.bytes[place : place + length]
@@ -219,16 +208,28 @@ def _collect(
     return 0, 0
 
 
+def _element(buffer: bytes, place: int, order: str, *, explicit: bool) -> tuple[int, int, int, bool]:
+    """Return tag, bytes of the header, length of the value, and whether elements inside it name their kind."""
+    group, element = _PAIR[order](buffer, place)
+    if not explicit:
+        return group << 16 | element, 8, _WORD[order](buffer, place + 4)[0], False
+    kind = buffer[place + 4 : place + 6]
+    if kind in _LONG:
+        return group << 16 | element, 12, _WORD[order](buffer, place + 8)[0], kind != b"UN"
+    if kind not in _SHORT:
+        raise Damaged("an element has no valid value representation")
+    return group << 16 | element, 8, _HALF[order](buffer, place + 6)[0], True
+
+
 def _after_sequence(window: _Window, position: int, order: str, *, explicit: bool) -> int:
     """Return the position behind a sequence of undefined length that begins here."""
     levels = [explicit]  # for each open sequence, whether its elements name their representation
     while levels:
         place = window.at(position, 8)
-        buffer = window.bytes
-        group, element = struct.unpack_from(order + "HH", buffer, place)
+        group, element = _PAIR[order](window.bytes, place)
         tag = group << 16 | element
         if group == 0xFFFE:
-            length = struct.unpack_from(order + "I", buffer, place + 4)[0]
+            length = _WORD[order](window.bytes, place + 4)[0]
             position += 8
             if tag == _SEQUENCE_END:
                 levels.pop()
@@ -237,26 +238,15 @@ def _after_sequence(window: _Window, position: int, order: str, *, explicit: boo
             elif tag not in (_ITEM, _ITEM_END):
                 raise Damaged("a sequence holds an unknown mark")
             continue
-        kind = b""
-        if levels[-1]:
-            place = window.at(position, 12)
-            kind = window.bytes[place + 4 : place + 6]
-            wide = kind in _LONG
-            length = struct.unpack_from(order + ("I" if wide else "H"), window.bytes, place + (8 if wide else 6))[0]
-            position += 12 if wide else 8
-        else:
-            length = struct.unpack_from(order + "I", buffer, place + 4)[0]
-            position += 8
+        place = window.at(position, min(12, window.size - position))
+        _, header, length, inside = _element(window.bytes, place, order, explicit=levels[-1])
+        position += header
         if length == UNDEFINED:
             if len(levels) >= _MAX_DEPTH:
                 raise Damaged(f"sequences lie more than {_MAX_DEPTH} deep in one another")
-            levels.append(levels[-1] and kind != b"UN")
+            levels.append(inside)
         else:
             position += length
         if position > window.size:
             raise Damaged("a sequence claims more bytes than there are")
     return position
-
-
-def _refuse_kind() -> NoReturn:
-    raise Damaged("an element has no valid value representation")

@@ -18,6 +18,7 @@ from medseg.geometry import Geometry
 from medseg.volume import Frame, LabelMap, Stack
 
 Array = npt.NDArray[Any]
+OFF_MM, OFF_STEPS = 0.02, 0.05  # how far a slice may lie beside an even grid: mm, and fraction of a step
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's patient axes point left, back and up
 
 
@@ -31,7 +32,7 @@ class Producer:
 
 
 def headers(stack: Stack) -> list[Dataset]:
-    """Return the datasets of the objects that hold the frames, without pixels, each once, in the order of the frames."""
+    """Return the datasets of the objects that hold the frames, each once, in their order, without pixels."""
     objects = {(frame.path, frame.member): frame for frame in stack.frames}
     return [header(frame) for frame in objects.values()]
 
@@ -78,13 +79,17 @@ def labels_on(stack: Stack, labels: LabelMap) -> Array:
     return found
 
 
-def grid_of(stack: Stack, *, tolerance: float = 1e-3) -> Geometry | None:
-    """Return the grid that the frames form, sheared where the gantry was tilted; None where they form none."""
+def grid_of(stack: Stack) -> Geometry | None:
+    """Return the grid that the frames form, sheared where the gantry was tilted; None where they form none.
+
+    It runs through the first and the last frame; the others may lie beside it as far as `placing.place` allows.
+    """
     affine = stack.affines[0].copy()
     if len(stack.frames) > 1:
         affine[:3, 2] = (stack.affines[-1] - stack.affines[0])[:3, 3] / (len(stack.frames) - 1)
     expected = affine[:3, 3] + np.arange(len(stack.frames))[:, None] * affine[:3, 2]
-    if np.abs(stack.affines[:, :3, 3] - expected).max() > tolerance:
+    allowed = OFF_MM + OFF_STEPS * float(np.linalg.norm(affine[:3, 2]))
+    if np.linalg.norm(stack.affines[:, :3, 3] - expected, axis=1).max() > allowed:
         return None
     return Geometry(affine, (*stack.size, len(stack.frames)))
 

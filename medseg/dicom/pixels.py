@@ -23,6 +23,7 @@ from medseg.progress import Progress, silent
 
 Array = npt.NDArray[Any]
 
+_DECODER = Path(__file__).with_name("decoder.py")
 _MAX_RATIO = 20_000  # no image compression of a real slice reaches this; a black 512 x 512 JPEG 2000 has 3,000
 _CHILD_BYTES = 3 << 30  # of address space, beside what the pixels need
 _PATIENCE = 60.0  # seconds for one frame
@@ -109,7 +110,7 @@ def _read_plain(work: Sequence[tuple[int, Plane]], array: Array, gate: Gate) -> 
     """Read uncompressed pixels straight into the array."""
     for n, plane in work:
         elements = plane.elements
-        place = memoryview(array[n].reshape(-1).view(np.uint8)).cast("B")
+        place = _bytes_of(array[n])
         try:
             with plane.part.open() as raw:
                 file: BinaryIO = inflated(raw) if elements.syntax == DEFLATED else raw
@@ -125,6 +126,11 @@ def _read_plain(work: Sequence[tuple[int, Plane]], array: Array, gate: Gate) -> 
             array[n].byteswap(inplace=True)
         if array.ndim == 4 and elements.short(0x00280006) == 1:  # planes of colour one after the other
             array[n] = array[n].reshape(3, *array.shape[1:3]).transpose(1, 2, 0).copy()
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """Return the bytes of a contiguous array, to be written into."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _fill(file: BinaryIO, place: memoryview) -> int:
@@ -148,9 +154,8 @@ def _decode(work: Sequence[tuple[int, Plane]], array: Array, gate: Gate) -> None
 
 @contextmanager
 def _child(frame_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
-    program = Path(__file__).with_name("decoder.py")
     child = subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, str(_DECODER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     try:
         limits = {"memory": _CHILD_BYTES + 16 * frame_bytes}
@@ -194,13 +199,13 @@ def _ask(child: subprocess.Popen[bytes], plane: Plane, into: Array, gate: Gate) 
         clock.cancel()
     if status == b"+":
         return
-    if status == b"-" and "missing" in body:
-        _refuse_decoder(plane, body, gate)
+    if status == b"?":
+        _refuse_decoder(plane, gate)
     how = f"its pixels cannot be decoded ({body})" if status else "its pixels made the decoder fail"
     gate.refuse("PIXEL_DAMAGED", f"{plane.name}: {how}", "copy it again from the source, or convert it with gdcmconv")
 
 
-def _refuse_decoder(plane: Plane, missing: str, gate: Gate) -> None:
+def _refuse_decoder(plane: Plane, gate: Gate) -> None:
     name = _CODES.get(plane.elements.syntax, f"transfer syntax {plane.elements.syntax}")
     package = "pylibjpeg pylibjpeg-openjpeg" if plane.elements.syntax in _CODES else "python-gdcm"
     gate.refuse("NO_DECODER", f"{plane.name}: no decoder for {name} is installed", f"pip install {package}")
@@ -226,7 +231,7 @@ def _receive(child: subprocess.Popen[bytes], into: Array) -> tuple[bytes, str]:
     length = int.from_bytes(head[1:], "little")
     if head[:1] != b"+":
         return head[:1], child.stdout.read(min(length, 1000)).decode("ascii", "replace")
-    place = memoryview(into.reshape(-1).view(np.uint8)).cast("B")
+    place = _bytes_of(into)
     if length != len(place) or _fill(child.stdout, place) < length:  # type: ignore[arg-type]
         return b"", ""
     return b"+", ""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.dicom.frames import plane_affine
+from medseg.dicom.frames import OFF_MM, OFF_STEPS, plane_affine
 from medseg.dicom.planes import Plane
 from medseg.dicom.split import SAME_POSITION, normal_of
 
@@ -128,7 +128,7 @@ def _unplaced(planes: Sequence[Plane]) -> Fault | None:
         if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > 0.01 or min(plane.spacing) <= 0:
             return Fault(
                 "GEOM_ORIENTATION",
-                f"{plane.name} has an orientation whose axes are not at right angles, or a spacing that is not positive",
+                f"{plane.name} has axes that are not at right angles, or a spacing that is not positive",
                 "export the series again from its source",
             )
     return None
@@ -142,7 +142,8 @@ def _step(planes: Sequence[Plane], along: Array) -> tuple[float, Fault | None]:
     mean, smallest = float(steps.mean()), float(steps.min())
     if len(planes) == 2:
         return mean, _unconfirmed(planes, mean)
-    if np.abs(steps - mean).max() <= max(_EVEN, _EVEN * mean):
+    beside = np.abs(along - mean * np.arange(len(along))).max()
+    if np.abs(steps - mean).max() <= max(_EVEN, _EVEN * mean) and beside <= OFF_MM / 2 + OFF_STEPS / 2 * mean:
         return mean, None
     typical = float(np.median(steps))
     base = typical if np.abs(steps - typical).min() <= max(_EVEN, _EVEN * typical) else smallest

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ def planes_of(part: Part, gate: Gate) -> list[Plane]:
     plane = _single(part, elements)
     count = elements.number(0x00280008) or 1
     if elements.text(0x00080016) in _GROUPED or elements.text(0x00020002) in _GROUPED:
-        return list(_frames(plane, read_dataset(part), int(count)))
+        return _frames(plane, read_dataset(part), int(count))
     if count > 1:
         gate.refuse(
             "MULTIFRAME",
@@ -197,36 +197,38 @@ def _or(number: float | None, default: float) -> float:
     return default if number is None else number
 
 
-def _frames(plane: Plane, dataset: Dataset, count: int) -> Iterator[Plane]:
-    """Yield the frames of an enhanced multi-frame object (PS3.3 C.7.6.16)."""
+def _frames(plane: Plane, dataset: Dataset, count: int) -> list[Plane]:
+    """Return the frames of an enhanced multi-frame object (PS3.3 C.7.6.16)."""
     try:
         with quiet():
             shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
             groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
-            spatial = _spatial_dimensions(dataset)
-            if len(groups) != count:
-                raise Damaged(f"it declares {count} frames and describes {len(groups)}")
-            for number, group in enumerate(groups, start=1):
-                yield _frame(plane, number, shared, group, spatial)
-    except Damaged:
-        raise
+            frames = [_frame(plane, number, shared, group) for number, group in enumerate(groups, start=1)]
+            indices = [_index(shared, group) for group in groups]
     except (RecursionError, Exception) as error:  # noqa: BLE001 - pydicom parses values when asked for them
         raise Damaged(f"the functional groups of its frames cannot be read ({type(error).__name__})") from None
+    if len(frames) != count:
+        raise Damaged(f"it declares {count} frames and describes {len(frames)}")
+    return [
+        replace(frame, moments=(*frame.moments, ("dimension", key)))
+        for frame, key in zip(frames, _without_places(frames, indices), strict=True)
+    ]
 
 
-def _frame(plane: Plane, number: int, shared: Dataset, group: Dataset, spatial: set[int]) -> Plane:
-    def of(sequence: str, keyword: str) -> Any:
-        for place in (group, shared):
-            item = next(iter(place.get(sequence) or []), None)
-            if item is not None and item.get(keyword) is not None:
-                return item.get(keyword)
-        return None
+def _of(shared: Dataset, group: Dataset, sequence: str, keyword: str) -> Any:
+    """Return a value of a functional group, of the frame itself or shared by all; None where neither has it."""
+    for place in (group, shared):
+        item = next(iter(place.get(sequence) or []), None)
+        if item is not None and item.get(keyword) is not None:
+            return item.get(keyword)
+    return None
 
-    index = list(_many(of("FrameContentSequence", "DimensionIndexValues")))
+
+def _frame(plane: Plane, number: int, shared: Dataset, group: Dataset) -> Plane:
+    of = partial(_of, shared, group)
     moments = {
         "temporal position": of("FrameContentSequence", "TemporalPositionIndex"),
         "b-value": of("MRDiffusionSequence", "DiffusionBValue"),
-        "dimension": " ".join(f"{value:05d}" for place, value in enumerate(index) if place not in spatial),
         "acquisition time": of("FrameContentSequence", "FrameAcquisitionDateTime"),
     }
     kinds = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
@@ -248,16 +250,22 @@ def _frame(plane: Plane, number: int, shared: Dataset, group: Dataset, spatial: 
     )
 
 
-def _spatial_dimensions(dataset: Dataset) -> set[int]:
-    """Return which dimension indices count positions or stacks, and not moments."""
-    pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
-    return {place for place, tag in enumerate(pointers) if tag in (0x00209056, 0x00209057, 0x00200032, 0x00209113)}
-
-
-def _many(value: Any) -> list[int]:
+def _index(shared: Dataset, group: Dataset) -> tuple[int, ...]:
+    value = _of(shared, group, "FrameContentSequence", "DimensionIndexValues")
     if value is None:
-        return []
-    return [int(part) for part in value] if hasattr(value, "__iter__") else [int(value)]
+        return ()
+    return tuple(int(part) for part in value) if hasattr(value, "__iter__") else (int(value),)
+
+
+def _without_places(frames: list[Plane], indices: list[tuple[int, ...]]) -> list[str]:
+    """Return for each frame its dimension indices but those that follow from its position."""
+    width = min((len(index) for index in indices), default=0)
+    kept = []
+    for column in range(width):
+        pairs = {(frame.position, index[column]) for frame, index in zip(frames, indices, strict=True)}
+        if len(pairs) > len({frame.position for frame in frames}):
+            kept.append(column)
+    return [" ".join(f"{index[column]:05d}" for column in kept) for index in indices]
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...]:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from medseg.dicom.elements import Damaged
-from medseg.dicom.parts import Part, find, is_dicom
+from medseg.dicom.frames import grid_of
+from medseg.dicom.parts import Part, find
 from medseg.dicom.pixels import read_stored
 from medseg.dicom.placing import Placement, place
 from medseg.dicom.planes import Plane, description, planes_of
@@ -141,7 +142,7 @@ def survey(path: Path) -> Survey:
             passed[kind] += 1
         else:
             planes += some
-    return Survey(path, _rows(planes), passed)
+    return Survey(path, rows_of(planes), passed)
 
 
 def choose(found: Survey, series: str | None = None) -> Row:
@@ -222,8 +223,7 @@ def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) ->
     if suv:
         factors = [suv_factor(plane, gate) for plane in planes]
         values = values * np.array(factors, np.float32)[:, None, None]
-    affines = placement.affines()
-    stack = Stack(tuple(plane.frame() for plane in planes), affines, planes[0].size)
+    stack = stack_of(placement)
     _say_what_is_odd(placement, gate)
     if needs_reslice(placement):
         outside = float(AIR) if planes[0].modality == "CT" else float(values.min())
@@ -231,18 +231,18 @@ def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) ->
             gate.refuse("GEOM_TILT", "is in colour and tilted", "convert it to gray values first")
         values, geometry = resliced(values, placement, outside=outside)
     else:
-        geometry = _grid(affines, planes)
+        geometry = _grid(stack, gate)
     array = values.transpose(2, 1, 0)[None] if values.ndim == 3 else values.transpose(3, 2, 1, 0)
     gate.geometry(geometry.affine, geometry.shape)
     return Volume(array, geometry, Source(gate.path, "dicom", tuple(gate.warnings), stack=stack))
 
 
-def _grid(affines: np.ndarray, planes: Sequence[Plane]) -> Geometry:
-    """Return the grid of evenly spaced slices, through the first and the last of them."""
-    affine = affines[0].copy()
-    if len(planes) > 1:
-        affine[:3, 2] = (affines[-1] - affines[0])[:3, 3] / (len(planes) - 1)
-    return Geometry(affine, (*planes[0].size, len(planes)))
+def _grid(stack: Stack, gate: Gate) -> Geometry:
+    """Return the grid of slices that the gate has found to be even."""
+    grid = grid_of(stack)
+    if grid is None:
+        gate.refuse("GEOM_VARIABLE_SPACING", "its slices lie on no even grid", "export the series again")
+    return grid
 
 
 def _compare_twins(placement: Placement, values: np.ndarray, gate: Gate) -> None:
@@ -293,10 +293,17 @@ def _headers(parts: Sequence[Part], gate: Gate) -> list[list[Plane] | Damaged]:
 
 def _has_preamble(part: Part) -> bool:
     with part.open() as file:
-        return is_dicom(file.read(132)) or file.read(4) == b"DICM"
+        file.seek(128)
+        return file.read(4) == b"DICM"
 
 
-def _rows(planes: Sequence[Plane]) -> tuple[Row, ...]:
+def stack_of(placement: Placement) -> Stack:
+    """Return the frames of a volume and where they lie, for results to refer to."""
+    return Stack(tuple(plane.frame() for plane in placement.planes), placement.affines(), placement.planes[0].size)
+
+
+def rows_of(planes: Sequence[Plane]) -> tuple[Row, ...]:
+    """Return the volumes that planes make up, by series number."""
     groups = [tuple(place(moment) for moment in moments(group)) for group in split(planes)]
     groups.sort(key=_order)
     largest: dict[tuple[str, str], Placement] = {}

@@ -109,6 +109,6 @@ def _parallel(one: Plane, other: Plane) -> bool:
 
 def _sortable(value: str) -> tuple[float, str]:
     try:
-        return float(value.split()[0]), value
+        return float(value.split(maxsplit=1)[0]), value
     except (ValueError, IndexError):
         return 0.0, value

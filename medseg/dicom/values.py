@@ -43,13 +43,11 @@ def physical(stored: Array, planes: Sequence[Plane], gate: Gate) -> Array:
     padding = [_padded(stored[n], plane.elements) for n, plane in enumerate(planes)]
     for n, plane in enumerate(planes):
         _keep_stored_bits(stored[n], plane.elements, gate)
-    values = _rescaled(stored, planes)
-    _replace_padding(values, padding, planes[0].modality, gate)
-    return values
+    return _without_padding(_rescaled(stored, planes), padding, planes[0].modality, gate)
 
 
 def _padded(plane: Array, elements: Elements) -> Array | None:
-    """Return where a stored plane holds padding, or None where nowhere; the element is read in the type of the pixels."""
+    """Return where a stored plane holds padding, or None; the element is read in the type of the pixels."""
     limits = [elements.values[tag] for tag in (_PADDING, _PADDING_LIMIT) if tag in elements.values]
     if not limits or plane.dtype.itemsize > 2 or any(len(limit) < 2 for limit in limits):
         return None
@@ -105,13 +103,15 @@ def _type_for(stored: Array, slopes: Array, intercepts: Array) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def _replace_padding(values: Array, padding: Sequence[Array | None], modality: str, gate: Gate) -> None:
-    """Put air (CT) or the lowest measured value (else) where padding was."""
+def _without_padding(values: Array, padding: Sequence[Array | None], modality: str, gate: Gate) -> Array:
+    """Return values with air (CT) or the lowest measured one (else) where padding was."""
     count = sum(int(mask.sum()) for mask in padding if mask is not None)
     if not count:
-        return
+        return values
     if modality == "CT":
         low = float(AIR)
+        if values.dtype.kind == "u":
+            values = values.astype(np.int16 if int(values.max()) < 1 << 15 else np.int32)
     else:
         lows = [_lowest(plane, mask) for plane, mask in zip(values, padding, strict=True)]
         low = min((found for found in lows if found is not None), default=0.0)
@@ -119,6 +119,7 @@ def _replace_padding(values: Array, padding: Sequence[Array | None], modality: s
         if mask is not None:
             plane[mask] = low
     gate.warn(f"{count} voxels are padding; they are taken as {low:g}")
+    return values
 
 
 def _lowest(plane: Array, mask: Array | None) -> float | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medseg.atomic import Outputs
 from medseg.dicom.parts import holds_dicom
-from medseg.errors import Refused
+from medseg.errors import Refused, UsageError
 from medseg.inference import Predictor
 from medseg.io import read, save
 from medseg.progress import Progress, silent, timed
@@ -48,6 +48,8 @@ def deliver(
             f"{job.scan[0]}: the quality check refuses the result: {grave.detail}",
             hint="see the model's limits with `medseg models show`, or leave out --strict",
         )
+    device = predictor.device_name
+    data = record(job, scan, bundle, verdict, voxels=measures.voxels, device=device, seconds=seconds)
     with Outputs() as outputs:
         with timed("write", seconds, progress):
             for kind, target in job.targets.items():
@@ -55,17 +57,12 @@ def deliver(
                     save(labels, target, outputs)
                 elif kind == "probabilities" and prediction.probabilities:
                     save(prediction.probabilities, target, outputs)
-        device = predictor.device_name
-        data = record(job, scan, bundle, verdict, voxels=measures.voxels, device=device, seconds=seconds)
-        picture = b""
-        if {"picture", "sc"} & job.targets.keys():
-            with timed("picture", seconds, progress):
-                picture = _picture(scan, labels, data)
-        if "picture" in job.targets:
-            outputs.write(job.targets["picture"], [picture])
-        if DICOM_FORMATS.keys() & job.targets.keys():
-            with timed("dicom", seconds, progress):
-                _write_dicom(job, labels, data, picture, outputs)
+        with timed("picture", seconds, progress):
+            picture = _picture(scan, labels, data) if {"picture", "sc"} & job.targets.keys() else b""
+            if "picture" in job.targets:
+                outputs.write(job.targets["picture"], [picture])
+        with timed("dicom", seconds, progress):
+            _write_dicom(job, labels, data, picture, outputs)
         data["seconds"] = rounded(seconds)
         outputs.write(job.targets["report"], [as_json(data)])
     return data
@@ -79,14 +76,24 @@ def _read(path: Path, job: Job) -> Volume:
 
 def _write_dicom(job: Job, labels: LabelMap, data: Record, picture: bytes, outputs: Outputs) -> None:
     """Write the DICOM objects of a job, each read back before it may be seen."""
+    kinds = [kind for kind in DICOM_FORMATS if kind in job.targets]
+    if not kinds:
+        return
     from medseg.dicom.frames import Producer
     from medseg.dicom.results import encode
 
     producer = Producer(data["model"]["name"], data["model"]["version"], data["model"]["sha256"])
-    verdict = data["qc"]["verdict"]
-    kinds = [kind for kind in DICOM_FORMATS if kind in job.targets]
-    for kind, encoded in encode(kinds, labels, producer, picture=picture, verdict=verdict).items():
-        outputs.write(job.targets[kind], [encoded])
+    try:
+        encoded = encode(kinds, labels, producer, picture=picture, verdict=data["qc"]["verdict"])
+    except UsageError as error:
+        if not set(kinds) <= set(job.optional):
+            raise
+        data["scan"]["warnings"].append(f"no DICOM result: {error.problem}")
+        for kind in kinds:
+            del data["outputs"][kind]
+        return
+    for kind, content in encoded.items():
+        outputs.write(job.targets[kind], [content])
 
 
 def _picture(scan: Volume, labels: LabelMap, data: Record) -> bytes:
@@ -94,7 +101,7 @@ def _picture(scan: Volume, labels: LabelMap, data: Record) -> bytes:
     return draw(
         scan,
         labels,
-        title=f"{Path(data['scan']['path']).name}   {data['model']['name']} {data['model']['version']}",
+        title=f"{data['model']['name']} {data['model']['version']}",  # a path may name the patient
         legend=[size_line(label) for label in data["labels"]],
         verdict=data["qc"]["verdict"],
         notes=[reason["detail"] for reason in data["qc"]["reasons"]],

@@ -37,6 +37,8 @@ class Job:
         Interpolate over missing and unevenly spaced DICOM slices.
     suv : bool
         DICOM PET as standardised uptake values.
+    optional : tuple of str
+        Kinds that the user did not ask for by name: left out, with a warning, where the scan cannot carry them.
     """
 
     scan: tuple[Path, ...]
@@ -45,6 +47,7 @@ class Job:
     series: str | None = None
     repair: bool = False
     suv: bool = False
+    optional: tuple[str, ...] = ()
 
 
 def plan_targets(

@@ -1,0 +1,80 @@
+"""The steps of `medseg convert`: what a source holds, and a label map as a DICOM object of its scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg import __version__
+from medseg.atomic import write_atomic
+from medseg.dicom.parts import holds_dicom
+from medseg.errors import UsageError
+from medseg.evaluation.grids import on_grid_of
+from medseg.io import read, read_labels, suffix_of
+from medseg.plan import Label
+from medseg.volume import LabelMap, Volume
+
+
+def read_any(source: Path, scan: Path | None, *, labels: bool, choice: Mapping[str, Any]) -> Volume | LabelMap:
+    """Return what a source holds: a label map where it says so or `labels` does, else a scan.
+
+    Parameters
+    ----------
+    source : Path
+        File or DICOM folder.
+    scan : Path, optional
+        On whose grid a SEG or RTSTRUCT is laid.
+    labels : bool
+        Whether it is a label map in any case.
+    choice : mapping
+        Which volume and series: the keywords of `io.read`.
+    """
+    from medseg.dicom.labels import holds_labels
+
+    from_dicom = holds_dicom(source)
+    options = dict(choice) if from_dicom else {"volume": choice["volume"]}
+    if from_dicom and (labels or source.is_file()) and holds_labels(source):
+        return read_labels(source, grid=_scan(scan, choice).geometry if scan else None)
+    if labels or suffix_of(source) == ".seg.nrrd":
+        return read_labels(source, **({} if from_dicom else options))
+    return read(source, **options)
+
+
+def as_dicom(
+    image: Volume | LabelMap, target: Path, scan: Path | None, kind: str, choice: Mapping[str, Any]
+) -> None:
+    """Write a label map as a DICOM object of its scan.
+
+    Raises
+    ------
+    UsageError
+        If it is no label map, there is no scan, or they do not lie on one grid.
+    """
+    from medseg.dicom.frames import Producer
+    from medseg.dicom.results import encode
+
+    if not isinstance(image, LabelMap):
+        raise UsageError("a scan cannot become DICOM", hint="convert label maps; scans stay as they are in the archive")
+    if scan is None or not holds_dicom(scan):
+        raise UsageError("a DICOM object needs the DICOM series of its scan", hint="name its folder with --scan")
+    onto = _scan(scan, choice)
+    empty = LabelMap(np.zeros(onto.geometry.shape, np.uint8), onto.geometry)
+    image, _ = on_grid_of(empty, image)
+    named = replace(image, source=onto.source, labels=image.labels or _numbered(image))
+    encoded = encode([kind], named, Producer("medseg convert", __version__, ""))
+    write_atomic(target, [encoded[kind]])
+
+
+def _scan(scan: Path, choice: Mapping[str, Any]) -> Volume:
+    if holds_dicom(scan):
+        return read(scan, **choice)
+    return read(scan, volume=choice["volume"])
+
+
+def _numbered(labels: LabelMap) -> tuple[Label, ...]:
+    """Return labels for a map that has no names: 'label 1', 'label 2', ..."""
+    return tuple(Label(value=value, name=f"label {value}") for value in labels.values())
