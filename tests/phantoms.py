@@ -11,6 +11,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from medseg.dicom.frames import uid_of
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+OBLIQUE_AXES = tuple(np.linalg.qr([[1, 0.2, 0.1], [0.1, 1, 0.3], [0.3, 0.1, 1]])[0].T[:2].ravel().tolist())
 
 
 def body(shape=(40, 32, 12)) -> np.ndarray:

@@ -245,10 +245,12 @@ def test_a_grid_may_be_stored_in_any_order(axial, order):
 
 
 def test_contours_through_centres_and_half_way_between_slices_are_the_same_in_all_orders(axial):
-    dataset = structure_set(axial, [(square(4, 9), 3.5), ([(12, 3), (20, 11), (12, 11)], 5)])
+    dataset = structure_set(
+        axial, [(square(4, 9), 3.5), ([(12, 3), (20, 11), (12, 11)], 5), (square(2, 4), 7.7), (square(2, 6), 8.3)]
+    )
     grid = grid_of(axial)
     wanted = read(dataset, grid=grid).array
-    assert wanted.sum() == 36 + 45
+    assert wanted.sum() == 36 + 45 + 9  # of the last two, both as near to slice 8, the lower one
     for order in ORDERS:
         assert np.array_equal(read(dataset, grid=grid.reordered(order)).array, order.apply(wanted))
 
@@ -401,6 +403,9 @@ def test_without_a_scan_or_a_grid_there_is_nothing_to_draw_on(axial):
     error = refused(parsed(on(axial, [organ()])))
     assert error.code == "NO_GRID"
     assert "--grid SCAN" in error.hint
+    for shift in (axial.affines * 0 + axial.affines[0], np.concatenate([axial.affines[:11], axial.affines[:1]])):
+        uneven = Stack(axial.frames, shift, axial.size)
+        assert refused(parsed(on(axial, [organ()])), uneven).code == "NO_GRID"
 
 
 def test_a_finer_grid_leaves_slices_empty_and_says_so(axial):
@@ -444,7 +449,7 @@ def test_contours_beyond_the_edge_are_cut_and_counted(axial):
 def test_points_and_open_lines_are_left_out_and_counted(axial):
     found = read(structure_set(axial, [(square(2, 5), 1), (square(2, 5), 2)], kind="OPEN_PLANAR"), axial)
     assert found.counts() == {"label 1": 0}
-    assert found.source.warnings == ("2 contours are points or open lines, which enclose nothing; they are left out",)
+    assert found.source.warnings == ("2 contours are points, open lines or of an unknown kind; they are left out",)
 
 
 def test_holes_as_contours_of_their_own_are_holes(axial):
@@ -494,8 +499,10 @@ def test_contours_are_read_on_planes_that_are_parallel_to_them_alone(axial, degr
     turned = Geometry(centre @ turn @ np.linalg.inv(centre) @ grid.affine, grid.shape)
     if code:
         assert refused(dataset, grid=turned).code == code
-    elif degrees < 1:
-        found = read(dataset, grid=turned).array > 0
+        return
+    found = read(dataset, grid=turned).array > 0
+    assert found.any()
+    if degrees < 1:
         assert 2 * (found & organ()).sum() / (found.sum() + organ().sum()) > 0.97
 
 
@@ -580,7 +587,8 @@ def test_whatever_element_is_missing_or_broken_nothing_but_a_scan_error_escapes(
         except ScanError as error:
             codes.add(error.code)
         else:
-            assert np.array_equal(found.array > 0, organ()) or keyword_for_tag(tag) == "ContourSequence"
+            missing = found.source.warnings or keyword_for_tag(tag) == "ContourSequence"
+            assert np.array_equal(found.array > 0, organ()) or missing
     assert "HEADER" in codes
     assert codes <= {"HEADER", "FRAME_OF_REFERENCE"}
 
@@ -709,4 +717,4 @@ def test_what_rt_utils_writes_is_read(judges, large, tmp_path, kind, pin_hole):
     by_rt_utils(judges, code, large.frames[0].path.parent, tmp_path / "mask.npy", file)
     found = read_structures(file, dcmread(file), large)
     assert found.label("organ").color == (9, 8, 7)
-    assert dice(found.mask("organ"), mask) >= (0.98 if pin_hole and kind == "holes" else 0.99)
+    assert dice(found.mask("organ"), mask) >= 0.99

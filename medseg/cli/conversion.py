@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,7 @@ def read_any(source: Path, scan: Path | None, *, labels: bool, choice: Mapping[s
     return read(source, **options)
 
 
-def as_dicom(
-    image: Volume | LabelMap, target: Path, scan: Path | None, kind: str, choice: Mapping[str, Any]
-) -> None:
+def as_dicom(image: Volume | LabelMap, target: Path, scan: Path | None, kind: str, choice: Mapping[str, Any]) -> None:
     """Write a label map as a DICOM object of its scan.
 
     Raises
@@ -65,7 +64,9 @@ def as_dicom(
     empty = LabelMap(np.zeros(onto.geometry.shape, np.uint8), onto.geometry)
     image, _ = on_grid_of(empty, image)
     named = replace(image, source=onto.source, labels=image.labels or _numbered(image))
-    encoded = encode([kind], named, Producer("medseg convert", __version__, ""))
+    encoded = encode(
+        [kind], named, Producer("medseg convert", __version__, sha256(named.array.tobytes()).hexdigest())
+    )
     write_atomic(target, [encoded[kind]])
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.errors import UsageError
 from medseg.dicom.parts import holds_dicom
+from medseg.errors import UsageError
 from medseg.io import PICTURES, SUFFIXES, scans_in, stem_of, suffix_of
 from medseg.plan import Plan
 from medseg.report.job import DICOM_FORMATS, Job, plan_targets

@@ -57,11 +57,12 @@ class Planes:
         self.gate = gate
         self._inverse = np.linalg.inv(grid.affine)
         areas = [_area_vector(points) for points in contours]
-        normals = np.linalg.cross(grid.affine[:3, [1, 2, 0]].T, grid.affine[:3, [2, 0, 1]].T)
+        normals = np.cross(grid.affine[:3, [1, 2, 0]].T, grid.affine[:3, [2, 0, 1]].T)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         seen = np.abs(np.array(areas).reshape(-1, 3) @ normals.T).sum(axis=0)
         self.axis = int(seen.argmax()) if seen.any() else 2
-        self.normal = normals[self.axis]
+        normal = normals[self.axis]
+        self.normal = normal * np.sign(normal[np.abs(normal).argmax()])  # the same in all stored orders
         self.step = float(abs(self.normal @ grid.affine[:3, self.axis]))
         flat = [self._check(points, area) for points, area in zip(contours, areas, strict=True)]
         self._across = self.normal if all(flat) else _mean_direction(areas, self.normal)
@@ -82,7 +83,7 @@ class Planes:
                 tally["outside"] += len(members)
                 continue
             plane = self._plane(at)
-            away = abs(at - plane)
+            away = round(abs(at - plane), 4)
             tally["between"] += len(members) if away * self.step > _FLAT * self.step + _SLACK else 0
             if plane in nearest:
                 worse = members if away >= nearest[plane][0] else nearest[plane][1]
@@ -105,9 +106,8 @@ class Planes:
 
     def _plane(self, at: float) -> int:
         """Return the nearest plane; of two, the one that is further back along the normal in space."""
-        towards = self.normal[np.abs(self.normal).argmax()]
-        upwards = (self.normal @ self.grid.affine[:3, self.axis]) * towards > 0
-        plane = np.ceil(at - 0.5 - _TIE) if upwards else np.floor(at + 0.5 + _TIE)
+        along = self.normal @ self.grid.affine[:3, self.axis] > 0
+        plane = np.ceil(at - 0.5 - _TIE) if along else np.floor(at + 0.5 + _TIE)
         return int(np.clip(plane, 0, self.grid.shape[self.axis] - 1))
 
     def _groups(self, contours: Sequence[Points]) -> list[list[int]]:
@@ -148,7 +148,7 @@ class Planes:
 def _area_vector(points: Points) -> Array:
     """Return the vector area of a closed line, mm2: across its plane, whatever its shape."""
     arms = points - points[0]
-    area: Array = np.linalg.cross(arms, np.roll(arms, -1, axis=0)).sum(axis=0) / 2
+    area: Array = np.cross(arms, np.roll(arms, -1, axis=0)).sum(axis=0) / 2
     return area
 
 

@@ -91,7 +91,7 @@ def _by_pydicom(request: dict[str, Any], data: bytes, cache: dict[str, Any], pix
     """Decode one frame by whatever decoders pydicom finds installed."""
     import numpy as np
     from pydicom import dcmread
-    from pydicom.pixels.decoders import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     key = f"pydicom {request['path']} {request['member']}"
     if key not in cache:

@@ -30,7 +30,9 @@ WANTED = frozenset(
 )  # fmt: skip
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_PAIR, _WORD, _HALF = ({order: struct.Struct(order + form).unpack_from for order in "<>"} for form in ("HH", "I", "H"))
+_PAIR, _WORD, _EXPLICIT_HEAD, _IMPLICIT_HEAD = (
+    {order: struct.Struct(order + form).unpack_from for order in "<>"} for form in ("HH", "I", "HH2sH", "HHI")
+)
 _SYNTAX = 0x00020010
 _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -187,38 +189,39 @@ def _collect(
 ) -> tuple[int, int]:
     """Fill `values` from the elements between two positions; return offset and length of the pixel data, or 0, 0."""
     while position + 8 <= end:
-        place = window.at(position, min(12, end - position))
+        place = position - window.start
+        if not 0 <= place <= len(window.bytes) - 12:
+            place = window.at(position, min(12, end - position))
         tag, header, length, explicit_inside = _element(window.bytes, place, order, explicit=explicit)
         position += header
-        if tag == PIXELS:
-            return position, length
-        if tag > PIXELS:
-            break
-        if tag == MODALITY_TABLE:
+        if tag in WANTED and length <= _MAX_VALUE and position + length <= end:
+            if tag not in values:
+                place = window.at(position, length)
+                values[tag] = window.bytes[place : place + length]
+        elif tag >= PIXELS:
+            return (position, length) if tag == PIXELS else (0, 0)
+        elif tag == MODALITY_TABLE:
             values[tag] = b"1"
         if length == UNDEFINED:
             position = _after_sequence(window, position, order, explicit=explicit_inside)
-            continue
-        if position + length > end:
+        elif position + length > end:
             raise Damaged(f"element ({tag >> 16:04x},{tag & 0xFFFF:04x}) claims more bytes than there are")
-        if tag in WANTED and tag not in values and length <= _MAX_VALUE:
-            place = window.at(position, length)
-            values[tag] = window.bytes[place : place + length]
-        position += length
+        else:
+            position += length
     return 0, 0
 
 
 def _element(buffer: bytes, place: int, order: str, *, explicit: bool) -> tuple[int, int, int, bool]:
     """Return tag, bytes of the header, length of the value, and whether elements inside it name their kind."""
-    group, element = _PAIR[order](buffer, place)
     if not explicit:
-        return group << 16 | element, 8, _WORD[order](buffer, place + 4)[0], False
-    kind = buffer[place + 4 : place + 6]
-    if kind in _LONG:
-        return group << 16 | element, 12, _WORD[order](buffer, place + 8)[0], kind != b"UN"
-    if kind not in _SHORT:
+        group, element, length = _IMPLICIT_HEAD[order](buffer, place)
+        return group << 16 | element, 8, length, False
+    group, element, kind, length = _EXPLICIT_HEAD[order](buffer, place)
+    if kind in _SHORT:
+        return group << 16 | element, 8, length, True
+    if kind not in _LONG:
         raise Damaged("an element has no valid value representation")
-    return group << 16 | element, 8, _HALF[order](buffer, place + 6)[0], True
+    return group << 16 | element, 12, _WORD[order](buffer, place + 8)[0], kind != b"UN"
 
 
 def _after_sequence(window: _Window, position: int, order: str, *, explicit: bool) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from medseg.dicom.elements import Damaged, read_elements
+from medseg.dicom.elements import NATIVE, Damaged, read_elements
 from medseg.dicom.frames import grid_of
 from medseg.dicom.parts import Part, find, holds_dicom
+from medseg.dicom.pixels import read_stored
 from medseg.dicom.planes import Plane, planes_of, read_dataset
 from medseg.dicom.rtstruct_reader import read_structures
 from medseg.dicom.rtstruct_reader import source_instances as drawn_on
@@ -21,6 +24,7 @@ from medseg.gate import HINT_COPY, Gate
 from medseg.geometry import Geometry
 from medseg.volume import LabelMap, Stack
 
+_PHOTOMETRIC, _FRAMES = 0x00280004, 0x00280008
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
@@ -52,6 +56,8 @@ def read_dicom_labels(path: Path, *, grid: Geometry | None = None, resample: boo
     part, kind = kinds[0]
     try:
         dataset = read_dataset(part, pixels=True)
+        if kind != STRUCTURES:
+            _decode_guarded(part, dataset, gate)
     except Damaged as error:
         gate.refuse("DICOM_DAMAGED", f"cannot be read: {error}", HINT_COPY)
     stack = None
@@ -77,6 +83,19 @@ def _kind_of(part: Part) -> str:
         return ""
     kind = elements.text(0x00080016) or elements.text(0x00020002)
     return kind if kind == STRUCTURES or kind in SEG_CLASSES else ""
+
+
+def _decode_guarded(part: Part, dataset: Dataset, gate: Gate) -> None:
+    """Replace pixels that a native decoder must unpack by plain ones, unpacked in a process of its own."""
+    elements = read_elements(part)
+    if elements.syntax in NATIVE or elements.syntax == RLELossless:  # pydicom unpacks the latter in Python
+        return
+    gray = replace(elements, values={**elements.values, _PHOTOMETRIC: b"MONOCHROME2 "})  # a palette only shows labels
+    frames = int(elements.number(_FRAMES) or 1)
+    stored = read_stored([Plane(part, gray, number=number) for number in range(1, frames + 1)], gate)
+    dataset.PixelData = stored.tobytes()
+    dataset["PixelData"].is_undefined_length = False
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
 
 
 def _beside(path: Path) -> list[Part]:

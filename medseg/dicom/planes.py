@@ -139,7 +139,7 @@ def description(elements: Elements) -> str:
     with quiet():
         try:
             known = convert_encodings(encodings)
-            text = decode_bytes(elements.values.get(0x0008103E, b""), known, {"\\"})
+            text = decode_bytes(elements.values.get(0x0008103E, b""), known, {0x5C})
         except (LookupError, ValueError):
             text = elements.text(0x0008103E)
     return "".join(letter if letter.isprintable() else " " for letter in text.rstrip("\0 ")).strip()

@@ -8,7 +8,6 @@ is inside (`contours.enclosed`).
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import RTStructureSetStorage
 
 from medseg.dicom.contour_planes import Planes
 from medseg.dicom.contours import Mask, Points, enclosed
 from medseg.dicom.frames import RAS, grid_of, header
-from medseg.errors import ScanError, UsageError
+from medseg.dicom.rtstruct_writer import UNREADABLE
+from medseg.errors import GeometryError, ScanError, UsageError
 from medseg.gate import HINT_EXPORT, Gate
 from medseg.geometry import Geometry
 from medseg.plan import Code, Label
@@ -31,20 +30,8 @@ from medseg.volume import LabelMap, Source, Stack, overlaid
 
 _CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR"}
 _FURTHEST = 1e6  # mm; no patient is a kilometre away
-_BROKEN = (
-    ArithmeticError,
-    AttributeError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 _SENTENCES = {
-    "open": "{} contours are points or open lines, which enclose nothing; they are left out",
+    "open": "{} contours are points, open lines or of an unknown kind; they are left out",
     "short": "{} contours have fewer than three points; they hold the pixels whose centres they pass",
     "twice": "{} contours are stored twice; they are taken once",
     "outside": "{} contours lie outside the slices of the grid; they are left out",
@@ -98,7 +85,7 @@ def read_structures(
             structures = _structures(dataset, gate, tally)
     except ScanError:
         raise
-    except _BROKEN as error:
+    except UNREADABLE as error:
         gate.refuse("HEADER", f"is a damaged structure set ({type(error).__name__} in its elements)", HINT_EXPORT)
     onto = grid or _grid(stack, gate)
     if stack is not None:
@@ -235,7 +222,10 @@ def _grid(stack: Stack | None, gate: Gate) -> Geometry:
             "is a structure set, whose contours need the grid of a scan",
             "give the folder that holds its scan too, or --grid SCAN",
         )
-    grid = grid_of(stack)
+    try:
+        grid = grid_of(stack)
+    except GeometryError:
+        grid = None  # slices in one place
     if grid is None:
         gate.refuse("NO_GRID", "belongs to a scan whose slices are not evenly spaced", "give --grid SCAN")
     return grid
@@ -246,7 +236,7 @@ def _check_frame_of_reference(structures: list[_Structure], stack: Stack, gate: 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             own = _string(header(stack.frames[0]), "FrameOfReferenceUID")
-    except _BROKEN:
+    except UNREADABLE:
         own = ""  # the scan says nothing of its frame of reference
     theirs = {structure.frame for structure in structures if structure.contours} - {""}
     if own and theirs - {own}:
@@ -264,7 +254,7 @@ def _items(item: Dataset, keyword: str) -> list[Dataset]:
             warnings.simplefilter("ignore")
             value = item.get(keyword)
         return [one for one in value or () if isinstance(one, Dataset)]
-    except _BROKEN:
+    except UNREADABLE:
         return []
 
 
@@ -275,7 +265,7 @@ def _string(item: Dataset, keyword: str) -> str:
             warnings.simplefilter("ignore")
             value = item.get(keyword)
         return "".join(character for character in str(value or "") if character.isprintable()).strip()
-    except _BROKEN:
+    except UNREADABLE:
         return ""
 
 
@@ -298,7 +288,7 @@ def _free(name: str, taken: set[str]) -> str:
 def _color(drawing: Dataset) -> tuple[int, int, int] | None:
     try:
         red, green, blue = (int(part) for part in drawing.get("ROIDisplayColor") or ())
-    except _BROKEN:
+    except UNREADABLE:
         return None
     return (red, green, blue) if all(0 <= part <= 255 for part in (red, green, blue)) else None
 

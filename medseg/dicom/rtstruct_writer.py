@@ -7,7 +7,10 @@ joined to it by a slit (a keyhole), as many programs fill a hole that is a conto
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +29,20 @@ from medseg.errors import UsageError
 from medseg.plan import Code, Label
 from medseg.volume import Frame, LabelMap, Stack
 
+UNREADABLE = (  # all that pydicom and zipfile raise for a damaged file
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: retired, and still what readers expect here
 _SERIES_NUMBER = 900
 _MOST_BYTES = 65534  # of one value in Explicit VR, where its VR has a length of two bytes
@@ -48,7 +65,6 @@ _WHERE_PRESENT = (
     "IssuerOfPatientID",
     "TypeOfPatientID",
     "EthnicGroup",
-    "PatientAge",
     "PatientSize",
     "PatientWeight",
     "PatientIdentityRemoved",
@@ -179,7 +195,7 @@ def _source_of(stack: Stack) -> Dataset:
                 if keyword in source:
                     value = source[keyword].value
                     setattr(kept, keyword, str(value) if source[keyword].VR == "PN" and value else value)
-    except (OSError, InvalidDicomError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{first.path}: the header of the scan cannot be read ({type(error).__name__})",
             hint="leave the scan where it is until its results are written",

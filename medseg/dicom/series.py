@@ -6,10 +6,8 @@ projection. With several, nothing is guessed: the table and the option to use ar
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -285,10 +283,7 @@ def _headers(parts: Sequence[Part], gate: Gate) -> list[list[Plane] | Damaged]:
         except OSError as error:
             gate.refuse("UNREADABLE", f"holds a file that cannot be read: {error.strerror}", "check the permissions")
 
-    if len(parts) < 64:
-        return [read(part) for part in parts]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(read, parts, chunksize=64))
+    return [read(part) for part in parts]
 
 
 def _has_preamble(part: Part) -> bool:

@@ -69,6 +69,9 @@ def _keep_stored_bits(plane: Array, elements: Elements, gate: Gate) -> None:
         gate.warn(f"HighBit {high} does not go with BitsStored {stored}; the lowest {stored} bits are read")
         high = stored - 1
     left = allocated - 1 - high
+    if plane.dtype.kind == "u" and high == stored - 1:
+        np.bitwise_and(plane, (1 << stored) - 1, out=plane)
+        return
     if left:
         np.left_shift(plane, left, out=plane)
     if allocated - stored:
@@ -80,27 +83,33 @@ def _rescaled(stored: Array, planes: Sequence[Plane]) -> Array:
     intercepts = np.array([plane.intercept for plane in planes])
     if (slopes == 1).all() and (intercepts == 0).all():
         return stored
-    target = _type_for(stored, slopes, intercepts)
-    out = stored if target == stored.dtype else np.empty(stored.shape, target)
+    target = _type_for(stored, planes[0].elements.short(0x00280101), slopes, intercepts)
+    same_size = target.kind == "i" and target.itemsize == stored.itemsize
+    out = stored.view(target) if same_size else np.empty(stored.shape, target)
     for n, (slope, intercept) in enumerate(zip(slopes, intercepts, strict=True)):
-        if target.kind == "i" and slope == 1:
-            np.add(stored[n], target.type(intercept), out=out[n], dtype=target, casting="unsafe")
+        if same_size and slope == 1:  # in place, modulo the type: the sum is known to fit
+            out[n] += np.int64(intercept).astype(target)
         else:
             np.copyto(out[n], stored[n] * slope + intercept, casting="unsafe")
     return out
 
 
-def _type_for(stored: Array, slopes: Array, intercepts: Array) -> np.dtype[Any]:
+def _type_for(stored: Array, bits: int, slopes: Array, intercepts: Array) -> np.dtype[Any]:
     """Return int16 or int32 where all rescaled values are whole and fit, else float32."""
-    if (slopes == np.rint(slopes)).all() and (intercepts == np.rint(intercepts)).all():
-        low = stored.min(axis=tuple(range(1, stored.ndim))).astype(float)
-        high = stored.max(axis=tuple(range(1, stored.ndim))).astype(float)
-        ends = np.concatenate([low * slopes + intercepts, high * slopes + intercepts])
-        for dtype in (np.int16, np.int32):
-            limits = np.iinfo(dtype)
-            if limits.min <= ends.min() and ends.max() <= limits.max:
-                return np.dtype(dtype)
+    if (slopes != np.rint(slopes)).any() or (intercepts != np.rint(intercepts)).any():
+        return np.dtype(np.float32)
+    low, high = (-(1 << bits >> 1), (1 << bits >> 1) - 1) if stored.dtype.kind == "i" else (0, (1 << bits) - 1)
+    if not _fit(np.array([low, high]), slopes, intercepts, np.int16):  # not all that could be stored; what is?
+        low, high = int(stored.min()), int(stored.max())
+    for dtype in (np.int16, np.int32):
+        if _fit(np.array([low, high]), slopes, intercepts, dtype):
+            return np.dtype(dtype)
     return np.dtype(np.float32)
+
+
+def _fit(ends: Array, slopes: Array, intercepts: Array, dtype: type[np.signedinteger[Any]]) -> bool:
+    rescaled = ends[:, None] * slopes + intercepts
+    return bool(np.iinfo(dtype).min <= rescaled.min() and rescaled.max() <= np.iinfo(dtype).max)
 
 
 def _without_padding(values: Array, padding: Sequence[Array | None], modality: str, gate: Gate) -> Array:
