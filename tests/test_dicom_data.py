@@ -83,7 +83,8 @@ def dcm2niix(tmp_path_factory):
 
     def convert(folder: Path):
         out = tmp_path_factory.mktemp("dcm2niix")
-        words = [Path(judges) / "dcm2niix", "-o", out, "-f", "%s_%d_%t", "-z", "n", "-b", "y", "-p", "n", folder]
+        shown = "n" if "philips" in str(folder) else "y"  # n: values as shown, but one slope for all slices
+        words = [Path(judges) / "dcm2niix", "-o", out, "-f", "%s_%d_%t", "-z", "n", "-p", shown, folder]
         subprocess.run(words, capture_output=True, check=False)
         images = [nibabel.load(path) for path in sorted(out.glob("*.nii"))]
         return [(np.asanyarray(image.dataobj), image.affine) for image in images]
@@ -118,8 +119,14 @@ def same_world(volume, voxels, affine) -> bool:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"orientation": OBLIQUE_AXES}, {"orientation": (0, 1, 0, 0, 0, -1)}, {"orientation": (1, 0, 0, 0, 0, -1)}, {"step": 0.7}],
-)  # fmt: skip
+    [
+        {},
+        {"step": 0.7},
+        {"orientation": OBLIQUE_AXES},
+        {"orientation": (0, 1, 0, 0, 0, -1)},
+        {"orientation": (1, 0, 0, 0, 0, -1)},
+    ],
+)
 def test_dcm2niix_agrees_on_made_up_series(tmp_path, dcm2niix, options):
     folder = store(series(**options), tmp_path / "a")
     ((voxels, affine),) = dcm2niix(folder)
@@ -142,4 +149,5 @@ def test_the_sample_ct_is_what_simpleitk_reads():
 def test_the_table_of_a_real_study_names_every_series(data, run):
     code, out, _ = run("info", data / "dicom2nifti" / "ge")
     assert code == 0
-    assert out.count("MR") == len(survey(data / "dicom2nifti" / "ge").rows) == 8
+    assert out.count("MR") == 7  # two of its folders hold files of one series
+    assert "passed over: 22 files of other kinds" in out

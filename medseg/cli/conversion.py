@@ -34,14 +34,14 @@ def read_any(source: Path, scan: Path | None, *, labels: bool, choice: Mapping[s
     choice : mapping
         Which volume and series: the keywords of `io.read`.
     """
-    from medseg.dicom.labels import holds_labels
+    from medseg.dicom.labels import count_labels
 
     from_dicom = holds_dicom(source)
-    options = dict(choice) if from_dicom else {"volume": choice["volume"]}
-    if from_dicom and (labels or source.is_file()) and holds_labels(source):
+    options = dict(choice) if from_dicom or scan is None else {"volume": choice["volume"]}
+    if from_dicom and (labels or source.is_file()) and count_labels(source):
         return read_labels(source, grid=_scan(scan, choice).geometry if scan else None)
     if labels or suffix_of(source) == ".seg.nrrd":
-        return read_labels(source, **({} if from_dicom else options))
+        return read_labels(source, volume=None if from_dicom else choice["volume"])
     return read(source, **options)
 
 
@@ -64,9 +64,7 @@ def as_dicom(image: Volume | LabelMap, target: Path, scan: Path | None, kind: st
     empty = LabelMap(np.zeros(onto.geometry.shape, np.uint8), onto.geometry)
     image, _ = on_grid_of(empty, image)
     named = replace(image, source=onto.source, labels=image.labels or _numbered(image))
-    encoded = encode(
-        [kind], named, Producer("medseg convert", __version__, sha256(named.array.tobytes()).hexdigest())
-    )
+    encoded = encode([kind], named, Producer("medseg convert", __version__, sha256(named.array.tobytes()).hexdigest()))
     write_atomic(target, [encoded[kind]])
 
 

@@ -70,9 +70,9 @@ def read_dicom_labels(path: Path, *, grid: Geometry | None = None, resample: boo
     return read_segmentation(path, dataset, grid=grid, resample=resample)
 
 
-def holds_labels(path: Path) -> bool:
-    """Return whether a file, folder or archive of DICOM holds a SEG or RTSTRUCT."""
-    return any(_kind_of(part) for part in find(path).parts)
+def count_labels(path: Path) -> int:
+    """Return how many SEG and RTSTRUCT objects a file, folder or archive of DICOM holds."""
+    return sum(bool(_kind_of(part)) for part in find(path).parts)
 
 
 def _kind_of(part: Part) -> str:

@@ -4,7 +4,7 @@ from medseg.evaluation.case import Case, Score, Settings, evaluate
 from medseg.evaluation.columns import METRICS, Metric, choose_metrics
 from medseg.evaluation.labels import Wanted
 from medseg.evaluation.paired import Difference, compare
-from medseg.evaluation.pairs import Pair, Pairing, evaluate_pair, pair_files
+from medseg.evaluation.pairs import Pair, Pairing, evaluate_pair, pair_files, read_pair
 from medseg.evaluation.result import Evaluation, Failure
 from medseg.evaluation.summary import Mean, Spread, Summary, complete, summarise
 
@@ -29,5 +29,6 @@ __all__ = [
     "evaluate",
     "evaluate_pair",
     "pair_files",
+    "read_pair",
     "summarise",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from medseg.errors import GeometryError
-from medseg.geometry import Geometry
+from medseg.geometry import Geometry, tuple_of_three
 from medseg.volume import LabelMap
 
 _SAME = 0.01  # of a voxel: header rounding, not another grid
@@ -49,6 +50,33 @@ def on_grid_of(reference: LabelMap, prediction: LabelMap, *, resample: bool = Fa
         hint = "bring one to the grid of the other" + (", or add --resample" if own.physical else "")
         raise GeometryError(_difference(own, wanted), hint=hint)
     return _resampled(prediction, wanted), True
+
+
+def on_common_grid(one: LabelMap, other: LabelMap) -> tuple[LabelMap, LabelMap]:
+    """Return both on the box that holds both, where they are parts of one lattice of voxels; else as they are.
+
+    A DICOM SEG holds its non-empty slices only: what lies outside is background, in either of them.
+    """
+    turned = [replace(m, array=o.apply(m.array), geometry=m.geometry.reordered(o))
+              for m in (one, other) for o in [m.geometry.order_to("RAS")]]  # fmt: skip
+    grids = [m.geometry for m in turned]
+    relation = np.linalg.solve(grids[0].affine, grids[1].affine)
+    start = np.rint(relation[:3, 3]).astype(int)
+    reach = np.abs(relation[:3, :3] - np.eye(3)) @ np.array(grids[1].shape) + np.abs(relation[:3, 3] - start)
+    if reach.max() > _SAME * 5:
+        return one, other
+    low = np.minimum(0, start)
+    high = np.maximum(grids[0].shape, start + grids[1].shape)
+    box = grids[0].cropped(tuple_of_three(low.tolist()), tuple_of_three(high.tolist()))
+    first, second = (_padded(m, at - low, box) for m, at in zip(turned, (np.zeros(3, int), start), strict=True))
+    return first, second
+
+
+def _padded(labels: LabelMap, start: npt.NDArray[np.int64], onto: Geometry) -> LabelMap:
+    array = np.zeros(onto.shape, labels.array.dtype)
+    i, j, k = (slice(first, first + count) for first, count in zip(start, labels.geometry.shape, strict=True))
+    array[i, j, k] = labels.array
+    return replace(labels, array=array, geometry=onto)
 
 
 def check_axes(geometry: Geometry) -> None:

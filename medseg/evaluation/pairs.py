@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg.dicom.parts import holds_dicom
 from medseg.errors import UsageError
 from medseg.evaluation.case import Case, Settings, evaluate
+from medseg.evaluation.grids import on_common_grid
 from medseg.io import PICTURES, SUFFIXES, read_labels, scans_in, stem_of, suffix_of
 from medseg.progress import Progress, silent
+from medseg.volume import LabelMap
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ def pair_files(predictions: Path, references: Path) -> Pairing:
     In folders, files pair by their names without suffix; `_seg` at the end of either name, as `medseg predict` writes,
     does not count. Beside a file with it the scan of the same name is passed over, and so is the picture of a result.
 
+    A folder with a DICOM SEG or RTSTRUCT and its scan, and no other label map, is one case.
+
     Raises
     ------
     UsageError
@@ -46,12 +51,13 @@ def pair_files(predictions: Path, references: Path) -> Pairing:
     for path in (predictions, references):
         if not path.exists():
             raise UsageError(f"{path}: there is no such file or folder", hint="check the name")
-    if predictions.is_dir() != references.is_dir():
+    whole = [not path.is_dir() or _is_one_case(path) for path in (predictions, references)]
+    if all(whole):
+        return Pairing((Pair(_case(references), predictions, references),))
+    if any(whole):
         raise UsageError(
             f"{predictions} and {references}: one is a folder, the other a file", hint="give two files or two folders"
         )
-    if not predictions.is_dir():
-        return Pairing((Pair(_case(references), predictions, references),))
     predicted, true = _label_maps(predictions), _label_maps(references)
     common = sorted(predicted.keys() & true.keys())
     if not common:
@@ -77,7 +83,7 @@ def evaluate_pair(pair: Pair, settings: Settings, *, progress: Progress = silent
         If a file cannot be read, or as `evaluate`.
     """
     progress("read", 0.0)
-    prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
+    prediction, reference = read_pair(pair, settings)
     progress("scores", 0.0)
     case = evaluate(prediction, reference, settings, case=pair.case)
     progress("scores", 1.0)
@@ -85,9 +91,32 @@ def evaluate_pair(pair: Pair, settings: Settings, *, progress: Progress = silent
     return case, [f"{source.path}: {warning}" for source in sources for warning in source.warnings]
 
 
+def read_pair(pair: Pair, settings: Settings) -> tuple[LabelMap, LabelMap]:
+    """Return prediction and reference; a DICOM SEG or RTSTRUCT is laid onto the grid of the other.
+
+    Of two DICOM objects each lies on the grid of its scan, where that is in the same folder.
+
+    Raises
+    ------
+    ScanError
+        If a file cannot be read, or a SEG does not lie on the other's grid and `settings.resample` is not set.
+    """
+    from_dicom = holds_dicom(pair.prediction), holds_dicom(pair.reference)
+    match from_dicom:
+        case True, False:
+            reference = read_labels(pair.reference)
+            return read_labels(pair.prediction, grid=reference.geometry, resample=settings.resample), reference
+        case False, True:
+            prediction = read_labels(pair.prediction)
+            return prediction, read_labels(pair.reference, grid=prediction.geometry, resample=settings.resample)
+        case True, True:
+            return on_common_grid(read_labels(pair.prediction), read_labels(pair.reference))
+    return read_labels(pair.prediction), read_labels(pair.reference)
+
+
 def _label_maps(folder: Path) -> dict[str, list[Path]]:
     """Return the label maps directly in a folder, by the names of their cases."""
-    found = scans_in(folder)
+    found = sorted([*scans_in(folder), *folder.glob("*.dcm")])
     volumes = {stem_of(path) for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES}
     found = [path for path in found if stem_of(path) not in volumes or SUFFIXES.get(suffix_of(path)) not in PICTURES]
     results = {_case(path) for path in found if stem_of(path).endswith("_seg")}
@@ -96,6 +125,15 @@ def _label_maps(folder: Path) -> dict[str, list[Path]]:
         if stem_of(path).endswith("_seg") or stem_of(path) not in results:
             cases.setdefault(_case(path), []).append(path)
     return cases
+
+
+def _is_one_case(folder: Path) -> bool:
+    """Return whether a folder holds a DICOM study with a label object, and not one label map for each case."""
+    if scans_in(folder) or not holds_dicom(folder):
+        return False
+    from medseg.dicom.labels import count_labels
+
+    return count_labels(folder) == 1
 
 
 def _case(path: Path) -> str:

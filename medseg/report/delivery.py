@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg.atomic import Outputs
-from medseg.dicom.parts import holds_dicom
 from medseg.errors import Refused, UsageError
 from medseg.inference import Predictor
 from medseg.io import read, save
 from medseg.progress import Progress, silent, timed
-from medseg.qc import assess, measure
+from medseg.qc import Verdict, assess, measure
 from medseg.report.job import DICOM_FORMATS, FORMATS, Job
 from medseg.report.picture import draw
 from medseg.report.record import Record, as_json, record, rounded, size_line
@@ -35,19 +34,16 @@ def deliver(
     """
     seconds: dict[str, float] = {}
     with timed("read", seconds, progress):
-        scan = stack_channels([_read(path, job) for path in job.scan])
+        options = {"volume": job.volume, "series": job.series, "repair": job.repair, "suv": job.suv}
+        scan = stack_channels([read(path, **options) for path in job.scan])
     prediction = predictor(scan, probabilities="probabilities" in job.targets, progress=progress)
     seconds |= prediction.seconds
     labels, bundle = prediction.labels, predictor.bundle
     with timed("check", seconds, progress):
         measures = measure(prediction.prepared, labels, bundle.plan)
         verdict = assess(measures, labels, bundle.fingerprint, removed=prediction.removed)
-    if strict and verdict.verdict == "refuse":
-        grave = next(reason for reason in verdict.reasons if reason.severity == "refuse")
-        raise Refused(
-            f"{job.scan[0]}: the quality check refuses the result: {grave.detail}",
-            hint="see the model's limits with `medseg models show`, or leave out --strict",
-        )
+    if strict:
+        _pass(verdict, job.scan[0])
     device = predictor.device_name
     data = record(job, scan, bundle, verdict, voxels=measures.voxels, device=device, seconds=seconds)
     with Outputs() as outputs:
@@ -57,31 +53,36 @@ def deliver(
                     save(labels, target, outputs)
                 elif kind == "probabilities" and prediction.probabilities:
                     save(prediction.probabilities, target, outputs)
-        with timed("picture", seconds, progress):
-            picture = _picture(scan, labels, data) if {"picture", "sc"} & job.targets.keys() else b""
-            if "picture" in job.targets:
-                outputs.write(job.targets["picture"], [picture])
-        with timed("dicom", seconds, progress):
-            _write_dicom(job, labels, data, picture, outputs)
+        picture = b""
+        if {"picture", "sc"} & job.targets.keys():
+            with timed("picture", seconds, progress):
+                picture = _picture(scan, labels, data)
+        if "picture" in job.targets:
+            outputs.write(job.targets["picture"], [picture])
+        if DICOM_FORMATS.keys() & job.targets.keys():
+            with timed("dicom", seconds, progress):
+                _write_dicom(job, labels, data, picture, outputs)
         data["seconds"] = rounded(seconds)
         outputs.write(job.targets["report"], [as_json(data)])
     return data
 
 
-def _read(path: Path, job: Job) -> Volume:
-    if holds_dicom(path):
-        return read(path, volume=job.volume, series=job.series, repair=job.repair, suv=job.suv)
-    return read(path, volume=job.volume)
+def _pass(verdict: Verdict, scan: Path) -> None:
+    """Refuse a result that the quality check refuses."""
+    if verdict.verdict == "refuse":
+        grave = next(reason for reason in verdict.reasons if reason.severity == "refuse")
+        raise Refused(
+            f"{scan}: the quality check refuses the result: {grave.detail}",
+            hint="see the model's limits with `medseg models show`, or leave out --strict",
+        )
 
 
 def _write_dicom(job: Job, labels: LabelMap, data: Record, picture: bytes, outputs: Outputs) -> None:
     """Write the DICOM objects of a job, each read back before it may be seen."""
-    kinds = [kind for kind in DICOM_FORMATS if kind in job.targets]
-    if not kinds:
-        return
     from medseg.dicom.frames import Producer
     from medseg.dicom.results import encode
 
+    kinds = [kind for kind in DICOM_FORMATS if kind in job.targets]
     producer = Producer(data["model"]["name"], data["model"]["version"], data["model"]["sha256"])
     try:
         encoded = encode(kinds, labels, producer, picture=picture, verdict=data["qc"]["verdict"])

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.atomic import Outputs
-from medseg.evaluation import Evaluation, Pair, Settings
+from medseg.evaluation import Evaluation, Pair, Settings, read_pair
 from medseg.evaluation.differences import AGREED, KINDS, differences
 from medseg.evaluation.result import as_csv, as_record, differences_as_csv
-from medseg.io import read_labels
 from medseg.report.page import Picture, goodness, page
 from medseg.report.picture import planes_of
 from medseg.report.record import as_json
@@ -52,5 +51,5 @@ def write_scores(folder: Path, evaluation: Evaluation, pairs: Sequence[Pair], *,
 
 
 def _draw(pair: Pair, settings: Settings) -> bytes:
-    found = differences(read_labels(pair.prediction), read_labels(pair.reference), settings)
+    found = differences(*read_pair(pair, settings), settings)
     return planes_of(found, seen_in=[kind.name for kind in KINDS if kind != AGREED])
