@@ -162,12 +162,12 @@ def read_medseg(folder: str, *, warm: bool = False) -> float:
 
 def read_simpleitk(folder: str, *, warm: bool = False) -> float:
     """Read by SimpleITK's reader of series (GDCM)."""
-    import SimpleITK as sitk
+    import SimpleITK
 
     if warm:
         return 0.0
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(folder)
-    return float(sitk.GetArrayFromImage(sitk.ReadImage(names)).sum(dtype=np.int64))
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(folder)
+    return float(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(names)).sum(dtype=np.int64))
 
 
 def read_pydicom(folder: str, *, warm: bool = False) -> float:

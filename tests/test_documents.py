@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SAMPLES
+from phantoms import series, store
 from PIL import Image
 
 import medseg
@@ -28,6 +29,7 @@ def desk(tmp_path, monkeypatch):
     scan = (SAMPLES / "t1_hippocampus.nii.gz").read_bytes()
     for name in ("sample_data/t1_hippocampus.nii.gz", "scan.nii.gz", "folder/a.nii.gz", "folder/b.nii.gz"):
         (tmp_path / name).write_bytes(scan)
+    store(series(), tmp_path / "study")
     for folder in ("predictions", "references"):
         (tmp_path / folder).mkdir()
         mask = np.pad(np.ones((4, 4, 4), np.uint8), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from medseg.atomic import Outputs
@@ -34,8 +35,8 @@ def deliver(
     """
     seconds: dict[str, float] = {}
     with timed("read", seconds, progress):
-        options = {"volume": job.volume, "series": job.series, "repair": job.repair, "suv": job.suv}
-        scan = stack_channels([read(path, **options) for path in job.scan])
+        choice = partial(read, volume=job.volume, series=job.series, repair=job.repair, suv=job.suv)
+        scan = stack_channels([choice(path) for path in job.scan])
     prediction = predictor(scan, probabilities="probabilities" in job.targets, progress=progress)
     seconds |= prediction.seconds
     labels, bundle = prediction.labels, predictor.bundle
