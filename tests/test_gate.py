@@ -415,7 +415,7 @@ def test_gzip_of_several_members_is_read(tmp_path):  # (41)
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "NOT_A_SCAN", "git lfs pull"),
         (b"PK\x03\x04" + bytes(100), "NOT_A_SCAN", "zip"),
         (b"\x80\x04\x95" + bytes(100), "NOT_A_SCAN", "pickle"),
-        (bytes(128) + b"DICM" + bytes(100), "DICOM", "DICOM"),
+        (bytes(128) + b"DICM" + bytes(100), "NO_IMAGES", "DICOM"),
         (b"\x01\x02\x03" + bytes(2000), "NOT_NIFTI", "no NIfTI file"),
         (b"\x5c\x01", "TRUNCATED", "header"),
         (b"\x1f\x8b\x08\0" + bytes(6) + b"garbage", "CHECKSUM", "damaged"),
