@@ -40,7 +40,7 @@ class Gate:
 
     def refuse(self, code: str, problem: str, hint: str) -> NoReturn:
         """Raise `ScanError`: what was found, what to do, and a stable code for the reason."""
-        raise ScanError(f"{self.path}: {problem}", hint=hint, code=code)
+        raise ScanError(f"{self.path}: {problem}", hint=hint, code=code) from None  # a cause may name files
 
     def warn(self, sentence: str) -> None:
         """Note an oddity that does not forbid going on."""

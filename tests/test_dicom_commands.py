@@ -125,7 +125,7 @@ def test_dicom_beside_other_scans_is_never_half_read(study, bundle_file, run, tm
     write(read(study), study / "scan.nii.gz")
     code, _, err = run("predict", study, "-m", bundle_file())
     assert code == 2
-    assert "DICOM files and other scans, such as scan.nii.gz" in err
+    assert "DICOM files and other scans" in err
 
 
 def test_dicom_formats_need_a_dicom_scan(sample, bundle_file, run, tmp_path):

@@ -346,7 +346,7 @@ def test_a_name_in_another_character_set_stays_that_name(tmp_path):
     assert dataset.StudyDescription == "Schädel"
 
 
-def test_odd_values_of_the_scan_are_passed_on_without_a_word(tmp_path):
+def test_dates_that_are_none_are_left_empty_and_other_odd_values_passed_on(tmp_path):
     datasets = series()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -359,7 +359,7 @@ def test_odd_values_of_the_scan_are_passed_on_without_a_word(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = dcmread(io.BytesIO(content))
-        assert dataset.PatientBirthDate == "1970-01-02"
+        assert (dataset.PatientBirthDate, dataset.AccessionNumber) == ("", "more than sixteen characters")
         assert (dataset.StudyID, dataset.PatientSex) == ("", "")
 
 

@@ -17,6 +17,7 @@ from medseg.cli.evaluate import evaluate
 from medseg.cli.info import info
 from medseg.cli.models import models
 from medseg.cli.predict import predict
+from medseg.dicom.privacy import withheld
 from medseg.errors import MedsegError
 
 app = typer.Typer(
@@ -57,7 +58,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text
     try:
-        app()
+        with withheld():
+            app()
     except MedsegError as error:
         if "--debug" in sys.argv:
             raise

@@ -34,12 +34,13 @@ def read_any(source: Path, scan: Path | None, *, labels: bool, choice: Mapping[s
     choice : mapping
         Which volume and series: the keywords of `io.read`.
     """
-    from medseg.dicom.labels import count_labels
-
     from_dicom = holds_dicom(source)
     options = dict(choice) if from_dicom or scan is None else {"volume": choice["volume"]}
-    if from_dicom and (labels or source.is_file()) and count_labels(source):
-        return read_labels(source, grid=_scan(scan, choice).geometry if scan else None)
+    if from_dicom and (labels or source.is_file()):
+        from medseg.dicom.labels import count_labels
+
+        if count_labels(source):
+            return read_labels(source, grid=_scan(scan, choice).geometry if scan else None)
     if labels or suffix_of(source) == ".seg.nrrd":
         return read_labels(source, volume=None if from_dicom else choice["volume"])
     return read(source, **options)

@@ -12,6 +12,6 @@ def explain(error: Exception) -> tuple[str, str, str]:
     elif isinstance(error, MemoryError):
         problem, hint = "there is not enough memory", "close other programs, or crop the scan"
     else:
-        problem = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        problem = f"unexpected {type(error).__name__}"  # its text may quote the patient's data
         hint = "run again with --debug and report it"
     return error.code if isinstance(error, ScanError) else type(error).__name__, problem, hint

@@ -87,7 +87,7 @@ def _in_folder(folder: Path, plan: Plan) -> list[tuple[Path, ...]]:
         return [(folder,)]
     if found and any(holds_dicom(path) for path in folder.iterdir() if not path.is_dir()):
         raise UsageError(
-            f"{folder}: holds DICOM files and other scans, such as {found[0].name}",
+            f"{folder}: holds DICOM files and other scans",
             hint="put the DICOM files into a folder of their own, or name the scans",
         )
     if not found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -115,6 +116,8 @@ def read_elements(part: Part) -> Elements:
             return _walk(_Window(file, part.size()))
         except struct.error:
             raise Damaged("the header ends within an element") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            raise Damaged("its place in the archive is damaged") from None
 
 
 def inflated(file: BinaryIO) -> io.BytesIO:

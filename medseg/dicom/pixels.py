@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ Array = npt.NDArray[Any]
 _DECODER = Path(__file__).with_name("decoder.py")
 _MAX_RATIO = 20_000  # no image compression of a real slice reaches this; a black 512 x 512 JPEG 2000 has 3,000
 _CHILD_BYTES = 3 << 30  # of address space, beside what the pixels need
+_COLOURS = frozenset({"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "ARGB", "CMYK", "HSV"})
 _PATIENCE = 60.0  # seconds for one frame
 _SECONDS_PER_BYTE = 2e-6  # and what a large frame may take longer
 _CODES = {
@@ -65,7 +68,8 @@ def pixel_format(elements: Elements, gate: Gate) -> tuple[np.dtype[Any], tuple[i
     gray = samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2", "")
     color = samples == 3 and bits == 8 and photometric in ("RGB", "YBR_RCT", "YBR_ICT")
     if not (gray or color) or bits not in (8, 16, 32) or not rows or not columns:
-        what = f"{photometric or 'no photometric interpretation'}, {samples} samples of {bits} bits"
+        known = photometric if photometric in _COLOURS or gray else "unknown colours"
+        what = f"{known}, {samples} samples of {bits} bits"
         gate.refuse("PIXEL_FORMAT", f"has pixels medseg does not read ({what})", "export it as gray values")
     return np.dtype(f"{'i' if signed else 'u'}{bits // 8}"), (rows, columns) if gray else (rows, columns, 3)
 
@@ -118,6 +122,8 @@ def _read_plain(work: Sequence[tuple[int, Plane]], array: Array, gate: Gate) -> 
                 got = _fill(file, place)
         except Damaged as error:
             gate.refuse("PIXEL_DAMAGED", f"{plane.name}: {error}", HINT_COPY)
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            gate.refuse("PIXEL_DAMAGED", f"{plane.name}: its place in the archive is damaged", HINT_COPY)
         except OSError:
             gate.refuse("UNREADABLE", f"{plane.name} cannot be read", "check disk, network and permissions")
         if got < len(place):
@@ -179,8 +185,11 @@ def _close(pipe: Any) -> None:
 def _ask(child: subprocess.Popen[bytes], plane: Plane, into: Array, gate: Gate) -> None:
     data = b""
     if plane.part.archive is not None:
-        with plane.part.open() as file:
-            data = file.read()
+        try:
+            with plane.part.open() as file:
+                data = file.read()
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            gate.refuse("PIXEL_DAMAGED", f"{plane.name}: its place in the archive is damaged", HINT_COPY)
     request = {
         "path": str(plane.part.path),
         "member": plane.part.member,

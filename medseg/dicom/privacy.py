@@ -17,10 +17,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import pydicom.errors
-from pydicom.datadict import dictionary_has_tag, tag_for_keyword
-from pydicom.valuerep import VR
-
 _PACKAGES = frozenset({"pydicom", "pynetdicom", "highdicom"})
 _WITHHELD = "the text is withheld, as it may quote the patient's data"
 _TAG = re.compile(r"(?<![0-9A-Fa-f])([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})(?![0-9A-Fa-f])")
@@ -40,7 +36,20 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        _watch.end()
+        _watch.end(silent=True)
+
+
+@contextmanager
+def withheld() -> Iterator[None]:
+    """While it lasts, what those packages log or warn of carries no text of theirs; their warnings are still warned of.
+
+    For a command, from its first line to its last. It loads none of those packages.
+    """
+    _watch.begin(silent=False)
+    try:
+        yield
+    finally:
+        _watch.end(silent=False)
 
 
 def install() -> None:
@@ -68,6 +77,8 @@ def scrub(error: BaseException | str) -> str:
 
 def _type_in(text: str) -> str:
     """Return the name of the exception with which a text begins, as the last line of a traceback does."""
+    import pydicom.errors
+
     match = _ERROR.match(text)
     for home in (builtins, pydicom.errors):
         kind = getattr(home, match[1], None) if match else None
@@ -78,6 +89,9 @@ def _type_in(text: str) -> str:
 
 def _traces(text: str) -> list[str]:
     """Return the tags (of the standard's dictionary) and value representations that a text names, each once."""
+    from pydicom.datadict import dictionary_has_tag, tag_for_keyword
+    from pydicom.valuerep import VR
+
     tags = [int(group + element, 16) for group, element in _TAG.findall(text)]
     tags += [tag for tag in map(tag_for_keyword, _KEYWORD.findall(text)) if tag is not None]
     known = [f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in tags if dictionary_has_tag(tag)]
@@ -128,10 +142,10 @@ class _Watch:
             self._users += 1
             self._silent += silent
 
-    def end(self) -> None:
+    def end(self, *, silent: bool) -> None:
         with self._lock:
             self._users -= 1
-            self._silent -= 1
+            self._silent -= silent
             if not self._users:
                 self._uproot()
 

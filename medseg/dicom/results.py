@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
 
 from medseg.dicom.frames import Producer, grid_of, labels_on
+from medseg.dicom.privacy import quiet
 from medseg.dicom.rtstruct_reader import read_structures
 from medseg.dicom.rtstruct_writer import encode_structures
 from medseg.dicom.seg_reader import read_segmentation
@@ -87,11 +89,12 @@ def check(encoded: bytes, labels: LabelMap, kind: str) -> None:
     grid, planes = spread(stack)
     wanted = labels_on(stack, labels)
     try:
-        dataset = dcmread(io.BytesIO(encoded))
-        reader = read_structures if kind == "rtstruct" else read_segmentation
-        found = reader(stack.frames[0].path, dataset, grid=grid)
+        with quiet():
+            dataset = dcmread(io.BytesIO(encoded))
+            reader = read_structures if kind == "rtstruct" else read_segmentation
+            found = reader(Path(kind), dataset, grid=grid)  # not the scan's path, which may name the patient
     except ScanError as error:
-        raise OutputError(f"{kind}: cannot be read back: {error.problem}", hint=_REPORT) from error
+        raise OutputError(f"{error.problem} (reading it back)", hint=_REPORT) from None
     for label, again in zip(labels.labels, found.labels, strict=True):
         mask = found.mask(again.name)
         off = int((np.isin(wanted, label.atoms) != mask[..., planes]).sum()) + int(mask.sum() - mask[..., planes].sum())

@@ -8,7 +8,6 @@ is inside (`contours.enclosed`).
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from pydicom.uid import RTStructureSetStorage
 from medseg.dicom.contour_planes import Planes
 from medseg.dicom.contours import Mask, Points, enclosed
 from medseg.dicom.frames import RAS, grid_of, header
+from medseg.dicom.privacy import quiet
 from medseg.dicom.rtstruct_writer import UNREADABLE
 from medseg.errors import GeometryError, ScanError, UsageError
 from medseg.gate import HINT_EXPORT, Gate
@@ -80,8 +80,7 @@ def read_structures(
     gate = Gate(path)
     tally: Counter[str] = Counter()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom quotes odd values in its warnings
+        with quiet():
             structures = _structures(dataset, gate, tally)
     except ScanError:
         raise
@@ -233,8 +232,7 @@ def _grid(stack: Stack | None, gate: Gate) -> Geometry:
 
 def _check_frame_of_reference(structures: list[_Structure], stack: Stack, gate: Gate) -> None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             own = _string(header(stack.frames[0]), "FrameOfReferenceUID")
     except UNREADABLE:
         own = ""  # the scan says nothing of its frame of reference
@@ -250,8 +248,7 @@ def _check_frame_of_reference(structures: list[_Structure], stack: Stack, gate: 
 def _items(item: Dataset, keyword: str) -> list[Dataset]:
     """Return the items of a sequence; none where it is missing or no sequence."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             value = item.get(keyword)
         return [one for one in value or () if isinstance(one, Dataset)]
     except UNREADABLE:
@@ -261,8 +258,7 @@ def _items(item: Dataset, keyword: str) -> list[Dataset]:
 def _string(item: Dataset, keyword: str) -> str:
     """Return a value as text; empty where it is missing or cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             value = item.get(keyword)
         return "".join(character for character in str(value or "") if character.isprintable()).strip()
     except UNREADABLE:

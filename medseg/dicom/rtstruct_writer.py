@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from medseg import __version__
 from medseg.dicom.contours import Mask, Points, enclosed, outlines
 from medseg.dicom.frames import RAS, Producer, header, labels_on, result_uid
+from medseg.dicom.privacy import quiet
+from medseg.dicom.study import completed
 from medseg.errors import UsageError
 from medseg.plan import Code, Label
 from medseg.volume import Frame, LabelMap, Stack
@@ -186,18 +187,18 @@ def _source_of(stack: Stack) -> Dataset:
             raise _lacking(keyword)
     first = stack.frames[0]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom quotes values of the patient in its warnings
-            source = header(first)
-            source.decode()
+        with quiet():
+            source = completed(header(first))
             kept = Dataset()
             for keyword in (*_NEEDED, *_ALWAYS, *_WHERE_PRESENT):
                 if keyword in source:
                     value = source[keyword].value
                     setattr(kept, keyword, str(value) if source[keyword].VR == "PN" and value else value)
+    except UsageError:
+        raise
     except UNREADABLE as error:
         raise UsageError(
-            f"{first.path}: the header of the scan cannot be read ({type(error).__name__})",
+            f"the header of the scan cannot be read ({type(error).__name__})",
             hint="leave the scan where it is until its results are written",
         ) from None
     for keyword in _NEEDED:
@@ -217,8 +218,7 @@ def _frame_of(source: Dataset, producer: Producer, description: str, made: datet
     """Return a structure set without structures: patient, study, equipment, and what the set is called."""
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an odd value of the scan is passed on, and not quoted in a warning
+    with quiet():
         for keyword in _ALWAYS:
             setattr(dataset, keyword, source.get(keyword) or "")
         for keyword in (*_NEEDED, *_WHERE_PRESENT):

@@ -23,7 +23,7 @@ from pydicom.uid import SegmentationStorage
 from medseg import __version__
 from medseg.dicom.frames import Producer, labels_on, result_uid, uid_of
 from medseg.dicom.privacy import quiet, scrub
-from medseg.dicom.study import UTF_8, fit, study_header
+from medseg.dicom.study import UTF_8, fit, inherit, study_header
 from medseg.errors import OutputError, UsageError
 from medseg.plan import Code, Label
 from medseg.volume import LabelMap, Stack
@@ -252,7 +252,10 @@ def _told(text: str) -> str:
 
 def _evidence(stack: Stack, source: Dataset) -> list[Dataset]:
     """Return the source, and what is needed to refer to the other objects of its series."""
-    found = {source.SOPInstanceUID: source}
+    first = inherit(source)  # highdicom copies all that it finds of patient and study: history, physicians, comments
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+        first.add(source[keyword])
+    found = {source.SOPInstanceUID: first}
     for frame in stack.frames:
         if frame.sop_instance not in found:
             other = found[frame.sop_instance] = Dataset()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import unicodedata
+import zipfile
 
 from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
@@ -71,9 +72,9 @@ def study_header(stack: Stack) -> Dataset:
     try:
         with quiet():
             found = header(frame)
-    except (OSError, KeyError):
+    except (OSError, KeyError, zipfile.BadZipFile):
         raise UsageError(
-            f"{frame.path}: the scan that was segmented is no longer there",
+            "the scan that was segmented is no longer there",
             hint="put the scan back where it was, and write the result again",
         ) from None
     return completed(found)
