@@ -169,7 +169,7 @@ def test_a_missing_decoder_is_named_with_its_package(tmp_path, monkeypatch):
 def test_a_decoder_ends_with_the_program_that_started_it(tmp_path):
     code = (
         "import os, sys; from medseg.dicom import pixels\n"
-        "context = pixels._child(100); child = context.__enter__(); print(child.pid, flush=True)\n"
+        "context = pixels._child(100); child = context.__enter__(); print(child.process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,6 +8,7 @@ It imports nothing of medseg.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
+_RLE = "1.2.840.10008.1.2.5"  # dicomsdl writes beyond its buffer where there is no offset table
 _HTJ2K = "1.2.840.10008.1.2.4.20"  # and .201, .202, .203
 
 
@@ -22,25 +24,33 @@ def main() -> None:
     """Answer requests until standard input ends."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
-    _limit(json.loads(requests.readline()))
+    limits = json.loads(requests.readline())
+    _limit(limits["memory"])
     cache: dict[str, Any] = {}
+    data, owner = b"", None
     while line := requests.readline():
         request = json.loads(line)
-        data = requests.read(request["length"]) if request["length"] else b""
-        status, body = _answer(request, data, cache)
+        if request["length"]:
+            data, owner = requests.read(request["length"]), (request["path"], request["member"])
+        elif owner != (request["path"], request["member"]):
+            data = b""
+        status, body = _answer(request, data, cache, careful=limits["careful"])
         answers.write(status + len(body).to_bytes(8, "little"))
         answers.write(body)
         answers.flush()
 
 
-def _limit(limits: dict[str, int]) -> None:
+def _limit(memory: int) -> None:
     """Bound memory and processor time, and leave no core dump: it would hold the patient's pixels."""
     try:
         import resource
     except ImportError:  # Windows: the parent's clock is the only limit
         return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], limits["memory"]))
+    for kind, wanted in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, memory)):
+        _, most = resource.getrlimit(kind)
+        limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        with contextlib.suppress(ValueError, OSError):  # where the system has no such limit
+            resource.setrlimit(kind, (limit, limit))
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
@@ -53,12 +63,15 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _answer(request: dict[str, Any], data: bytes, cache: dict[str, Any]) -> tuple[bytes, memoryview | bytes]:
+def _answer(
+    request: dict[str, Any], data: bytes, cache: dict[str, Any], *, careful: bool
+) -> tuple[bytes, memoryview | bytes]:
     import numpy as np
 
     pixels = np.empty(request["shape"], request["dtype"])
     failures = []
-    for decode in (_by_pydicom,) if request["syntax"].startswith(_HTJ2K) else (_by_dicomsdl, _by_pydicom):
+    only_pydicom = careful or request["syntax"] == _RLE or request["syntax"].startswith(_HTJ2K)
+    for decode in (_by_pydicom,) if only_pydicom else (_by_dicomsdl, _by_pydicom):
         try:
             decode(request, data, cache, pixels)
         except ImportError:
@@ -71,7 +84,7 @@ def _answer(request: dict[str, Any], data: bytes, cache: dict[str, Any]) -> tupl
 
 
 def _by_dicomsdl(request: dict[str, Any], data: bytes, cache: dict[str, Any], pixels: Any) -> None:
-    """Decode one frame by dicomsdl, which is fast and knows all syntaxes but HTJ2K."""
+    """Decode one frame by dicomsdl, which is fast; not RLE and HTJ2K."""
     import dicomsdl
 
     key = f"dicomsdl {request['path']} {request['member']}"

@@ -8,13 +8,12 @@ ones, and nothing is allocated by what a length says.
 from __future__ import annotations
 
 import io
+import re
 import struct
-import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO
 
-from medseg.dicom.parts import Part
+from medseg.dicom.parts import Damaged, Part, Stream
 
 UNDEFINED = 0xFFFFFFFF
 PIXELS = 0x7FE00010
@@ -22,7 +21,7 @@ MODALITY_TABLE = 0x00283000  # a sequence: only that it is there is kept
 WANTED = frozenset(
     {
         0x00020002, 0x00020003, 0x00020010, 0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x0008002A, 0x00080031,
-        0x00080032, 0x00080033, 0x00080060, 0x0008103E, 0x00180050, 0x00180081, 0x00180088, 0x00181060, 0x00181164,
+        0x00080032, 0x00080033, 0x00080060, 0x0008103E, 0x00100020, 0x00180050, 0x00180081, 0x00180088, 0x00181060,
         0x00189087, 0x00189089, 0x0020000D, 0x0020000E, 0x00200011, 0x00200012, 0x00200013, 0x00200032, 0x00200037,
         0x00200052, 0x00200100, 0x00201002, 0x00209056, 0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010,
         0x00280011, 0x00280030, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280120, 0x00280121, 0x00281052,
@@ -39,14 +38,11 @@ _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.84
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = frozenset({_IMPLICIT, _EXPLICIT, _BIG, DEFLATED})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 _FIRST, _MORE = 8192, 65536
 _MAX_VALUE = 1 << 16  # bytes of a wanted element
 _MAX_DEPTH = 64  # sequences within sequences
 _MAX_INFLATED = 1 << 30
-
-
-class Damaged(ValueError):
-    """A header that cannot be walked; the text says how, without any value from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +62,8 @@ class Elements:
         where there is none.
     size : int
         Length of the stream.
+    words : bool
+        Whether the pixel data are words of 16 bits (OW), whatever a pixel is.
     """
 
     values: dict[int, bytes]
@@ -74,6 +72,7 @@ class Elements:
     offset: int
     length: int
     size: int
+    words: bool = True
 
     def text(self, tag: int) -> str:
         """Return a value as text, '' where there is none; only for elements of plain letters."""
@@ -85,15 +84,33 @@ class Elements:
 
     def numbers(self, tag: int) -> list[float]:
         """Return a decimal string as numbers; empty where there is none or it is not made of finite numbers."""
-        try:
-            found = [float(part) for part in self.texts(tag)]
-        except ValueError:
+        parts = self.texts(tag)
+        if not all(_DECIMAL.fullmatch(part) for part in parts):
             return []
+        found = [float(part) for part in parts]
         return found if all(abs(number) < 1e9 for number in found) else []
 
     def number(self, tag: int) -> float | None:
         """Return the first number of a decimal string, or None."""
         return next(iter(self.numbers(tag)), None)
+
+    def frames(self) -> int:
+        """Return NumberOfFrames, 1 where it is missing.
+
+        Raises
+        ------
+        Damaged
+            If it is no whole number from 1.
+        """
+        text = self.text(0x00280008)
+        if not re.fullmatch(r"\+?0*[1-9]\d{0,6}|", text):
+            raise Damaged("its number of frames is none")
+        return int(text or 1)
+
+    def code(self, tag: int) -> str:
+        """Return a value of few plain letters, fit to be shown; '?' for any other."""
+        text = self.text(tag)
+        return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else "?"
 
     def short(self, tag: int, default: int = 0) -> int:
         """Return an unsigned 16-bit value, or the default where there is none."""
@@ -116,11 +133,9 @@ def read_elements(part: Part) -> Elements:
             return _walk(_Window(file, part.size()))
         except struct.error:
             raise Damaged("the header ends within an element") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError):
-            raise Damaged("its place in the archive is damaged") from None
 
 
-def inflated(file: BinaryIO) -> io.BytesIO:
+def inflated(file: Stream) -> io.BytesIO:
     """Return a deflated object as a stream in which its elements lie plainly.
 
     Raises
@@ -145,7 +160,7 @@ def inflated(file: BinaryIO) -> io.BytesIO:
 class _Window:
     """A stretch of a stream in memory, moved when something outside it is asked for."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: Stream, size: int) -> None:
         self.file, self.size = file, size
         self.start, self.bytes = 0, file.read(_FIRST)
 
@@ -184,7 +199,8 @@ def _walk(window: _Window) -> Elements:
     order = ">" if syntax == _BIG else "<"
     explicit = syntax != _IMPLICIT if syntax else head[start + 4 : start + 6].isalpha()
     offset, length = _collect(window, start, window.size, values, order, explicit=explicit)
-    return Elements(values, order, syntax or (_EXPLICIT if explicit else _IMPLICIT), offset, length, window.size)
+    words = not explicit or (offset >= 12 and window.bytes[offset - 8 - window.start :][:2] == b"OW")
+    return Elements(values, order, syntax or (_EXPLICIT if explicit else _IMPLICIT), offset, length, window.size, words)
 
 
 def _collect(
@@ -195,6 +211,8 @@ def _collect(
         place = position - window.start
         if not 0 <= place <= len(window.bytes) - 12:
             place = window.at(position, min(12, end - position))
+        if window.bytes.startswith(b"\0\0\0\0", place):  # padding behind the last element
+            break
         tag, header, length, explicit_inside = _element(window.bytes, place, order, explicit=explicit)
         position += header
         if tag in WANTED and length <= _MAX_VALUE and position + length <= end:
@@ -203,7 +221,7 @@ def _collect(
                 values[tag] = window.bytes[place : place + length]
         elif tag >= PIXELS:
             return (position, length) if tag == PIXELS else (0, 0)
-        elif tag == MODALITY_TABLE:
+        elif tag == MODALITY_TABLE and length:
             values[tag] = b"1"
         if length == UNDEFINED:
             position = _after_sequence(window, position, order, explicit=explicit_inside)

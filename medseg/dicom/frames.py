@@ -94,6 +94,14 @@ def grid_of(stack: Stack) -> Geometry | None:
     return Geometry(affine, (*stack.size, len(stack.frames)))
 
 
+def axes_of(orientation: Sequence[float]) -> tuple[Array, Array]:
+    """Return the unit vectors along a row and along a column, at a right angle: rounding in the header is undone."""
+    row, column = np.array(orientation[:3], float), np.array(orientation[3:], float)
+    row /= np.linalg.norm(row)
+    column -= (column @ row) * row
+    return row, column / np.linalg.norm(column)
+
+
 def plane_affine(
     position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float], thickness: float = 1.0
 ) -> Array:
@@ -110,7 +118,7 @@ def plane_affine(
     thickness : float
         Length in mm of the third column, along the normal.
     """
-    row, column = np.array(orientation[:3], float), np.array(orientation[3:], float)
+    row, column = axes_of(orientation)
     affine = np.eye(4)
     affine[:3, 0] = row * spacing[1]
     affine[:3, 1] = column * spacing[0]

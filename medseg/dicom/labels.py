@@ -9,9 +9,9 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from medseg.dicom.elements import NATIVE, Damaged, read_elements
+from medseg.dicom.elements import NATIVE, read_elements
 from medseg.dicom.frames import grid_of
-from medseg.dicom.parts import Part, find, holds_dicom
+from medseg.dicom.parts import Damaged, Part, find, holds_dicom
 from medseg.dicom.pixels import read_stored
 from medseg.dicom.planes import Plane, planes_of, read_dataset
 from medseg.dicom.rtstruct_reader import read_structures
@@ -19,12 +19,11 @@ from medseg.dicom.rtstruct_reader import source_instances as drawn_on
 from medseg.dicom.seg_reader import SEG_CLASSES, read_segmentation
 from medseg.dicom.seg_reader import source_instances as made_from
 from medseg.dicom.series import rows_of, stack_of
-from medseg.errors import ScanError
 from medseg.gate import HINT_COPY, Gate
 from medseg.geometry import Geometry
 from medseg.volume import LabelMap, Stack
 
-_PHOTOMETRIC, _FRAMES = 0x00280004, 0x00280008
+_PHOTOMETRIC = 0x00280004
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
@@ -91,7 +90,7 @@ def _decode_guarded(part: Part, dataset: Dataset, gate: Gate) -> None:
     if elements.syntax in NATIVE or elements.syntax == RLELossless:  # pydicom unpacks the latter in Python
         return
     gray = replace(elements, values={**elements.values, _PHOTOMETRIC: b"MONOCHROME2 "})  # a palette only shows labels
-    frames = int(elements.number(_FRAMES) or 1)
+    frames = elements.frames()
     stored = read_stored([Plane(part, gray, number=number) for number in range(1, frames + 1)], gate)
     dataset.PixelData = stored.tobytes()
     dataset["PixelData"].is_undefined_length = False
@@ -112,8 +111,8 @@ def _source(dataset: Dataset, kind: str, parts: Sequence[Part]) -> Stack | None:
     planes: list[Plane] = []
     for part in parts:
         try:
-            planes += planes_of(part, Gate(part.path))
-        except (Damaged, ScanError, OSError):
+            planes += planes_of(part, read_elements(part))
+        except (Damaged, OSError):
             continue  # what cannot be read is not the series that this was drawn on, or has a gap and is no grid
     for row in rows_of(planes):
         for placement in row.placements:

@@ -5,14 +5,17 @@ Paths inside a DICOMDIR are never followed: every file is found by walking, and 
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from types import TracebackType
+from typing import NoReturn, Protocol, Self
 
 from medseg.gate import HINT_COPY, Gate, free_memory, readable
 
@@ -20,7 +23,81 @@ _VRS = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 )
 _HEAD = 144  # bytes that tell a DICOM file
+_SHORT = "short"
 _MAX_MEMBERS = 1_000_000
+_ENCRYPTED = 99  # compression method of members packed with AES
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
+LOST = (  # kinds of what may have been a slice
+    "links that lead nowhere",
+    "files that cannot be read",
+    "folders that cannot be read",
+    "empty files",
+    "files cut short",
+)
+
+
+class Damaged(ValueError):
+    """A DICOM object that cannot be read; the text says how, without any value from it."""
+
+
+class Stream(Protocol):
+    """What is needed of a file of bytes."""
+
+    def __enter__(self) -> Self:
+        """Return the stream."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Close it."""
+
+    def seek(self, position: int, /) -> int:
+        """Go to a position from the start."""
+
+    def read(self, count: int = -1, /) -> bytes:
+        """Return the next bytes."""
+
+    def readinto(self, place: memoryview, /) -> int:
+        """Fill a place with the next bytes; return how many there were."""
+
+
+class _Member:
+    """A member of a zip archive as a stream: whatever is wrong with the archive is `Damaged`."""
+
+    def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
+        try:
+            self._file = archive.open(member)
+        except _DAMAGE:
+            raise _broken() from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def seek(self, position: int) -> int:
+        try:
+            return self._file.seek(position)
+        except _DAMAGE:
+            raise _broken() from None
+
+    def read(self, count: int = -1) -> bytes:
+        try:
+            return self._file.read(count)
+        except _DAMAGE:
+            raise _broken() from None
+
+    def readinto(self, place: memoryview) -> int:
+        content = self.read(len(place))
+        place[: len(content)] = content
+        return len(content)
+
+
+def _broken() -> Damaged:
+    return Damaged("its place in the archive is damaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +108,17 @@ class Part:
     member: str = ""
     archive: zipfile.ZipFile | None = field(default=None, compare=False)
 
-    def open(self) -> BinaryIO:
-        """Return the object as a seekable stream of bytes."""
+    def open(self) -> Stream:
+        """Return the object as a seekable stream of bytes.
+
+        Raises
+        ------
+        Damaged
+            If the archive that holds it is; reading from the stream may raise it too.
+        """
         if self.archive is None:
             return open(self.path, "rb", buffering=0)
-        return self.archive.open(self.member)  # type: ignore[return-value]
+        return _Member(self.archive, self.member)
 
     def size(self) -> int:
         """Return its length in bytes; for a member of an archive, what the archive says."""
@@ -62,8 +145,10 @@ def find(path: Path) -> Found:
     """
     if path.is_dir():
         return _in_folder(path)
-    if zipfile.is_zipfile(path) and not _file_is_dicom(path):
+    if path.is_file() and not _file_is_dicom(path) and zipfile.is_zipfile(path):
         return _in_archive(path)
+    if not path.is_file():
+        Gate(path).refuse("NOT_A_FILE", "is no file or folder", "check the name")
     return Found([Part(path)])
 
 
@@ -95,12 +180,18 @@ def is_dicom(head: bytes) -> bool:
 
 def _in_folder(folder: Path) -> Found:
     found = Found()
+    short = []
     for path, kind in _walk(folder):
-        if kind:
-            found.passed[kind] += 1
-        else:
+        if not kind:
             found.parts.append(Part(path))
+        elif kind == _SHORT:
+            short.append(path.suffix)
+        else:
+            found.passed[kind] += 1
     found.parts.sort(key=lambda part: str(part.path))
+    like = {part.path.suffix for part in found.parts}
+    for suffix in short:  # named as the DICOM files are: one of them was cut
+        found.passed["files cut short" if suffix in like else "files of other kinds"] += 1
     return found
 
 
@@ -117,7 +208,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
         for entry in entries:
             path = Path(entry.path)
             try:
-                status = entry.stat()
+                status = path.stat()  # entry.stat() knows no device and no number on Windows
             except OSError:
                 yield path, "links that lead nowhere" if entry.is_symlink() else "files that cannot be read"
                 continue
@@ -138,10 +229,13 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def _kind_of(path: Path, status: os.stat_result) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "pipes, sockets and devices"
+    if not status.st_size:
+        return "empty files"
     try:
-        return "" if _file_is_dicom(path) else "files of other kinds"
+        found = _file_is_dicom(path)
     except OSError:
         return "files that cannot be read"
+    return "" if found else _SHORT if status.st_size < 132 else "files of other kinds"
 
 
 def _file_is_dicom(path: Path) -> bool:
@@ -154,15 +248,17 @@ def _in_archive(path: Path) -> Found:
     try:
         archive = zipfile.ZipFile(path)
         members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
+    except (*_DAMAGE, ValueError):
         _refuse_archive(gate, "is a damaged zip archive")
+    if len({member.filename for member in members}) < len(members):
+        gate.refuse("ARCHIVE", "holds two files of one name", "unpack it and look which is right")
     if len(members) > _MAX_MEMBERS:
         gate.refuse("ARCHIVE", f"holds {len(members)} files", f"give an archive of at most {_MAX_MEMBERS}")
     found = Found()
     for member in members:
         if member.is_dir():
             continue
-        if member.flag_bits & 1:
+        if member.flag_bits & 1 or member.compress_type == _ENCRYPTED:
             gate.refuse("ARCHIVE", "is encrypted", "unpack it and give the folder")
         if member.file_size > free_memory():
             gate.refuse(
@@ -171,7 +267,7 @@ def _in_archive(path: Path) -> Found:
         try:
             with archive.open(member) as file:
                 kind = "" if is_dicom(file.read(_HEAD)) else "files of other kinds"
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, RuntimeError):
+        except (*_DAMAGE, ValueError, OSError):
             _refuse_archive(gate, "is a damaged zip archive, or packed by an unknown method")
         if kind:
             found.passed[kind] += 1

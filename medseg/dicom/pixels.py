@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.dicom.elements import DEFLATED, NATIVE, UNDEFINED, Damaged, Elements, inflated
+from medseg.dicom.elements import DEFLATED, NATIVE, UNDEFINED, Elements, inflated
+from medseg.dicom.parts import Damaged, Part, Stream
 from medseg.dicom.planes import Plane
+from medseg.dicom.streams import check_streams
 from medseg.gate import HINT_COPY, Gate, readable
 from medseg.progress import Progress, silent
 
@@ -29,6 +33,7 @@ _DECODER = Path(__file__).with_name("decoder.py")
 _MAX_RATIO = 20_000  # no image compression of a real slice reaches this; a black 512 x 512 JPEG 2000 has 3,000
 _CHILD_BYTES = 3 << 30  # of address space, beside what the pixels need
 _COLOURS = frozenset({"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "ARGB", "CMYK", "HSV"})
+_HINT_DECODE = "copy it again from the source, or convert it with gdcmconv"
 _PATIENCE = 60.0  # seconds for one frame
 _SECONDS_PER_BYTE = 2e-6  # and what a large frame may take longer
 _CODES = {
@@ -80,13 +85,15 @@ def _check(plane: Plane, shape: tuple[int, ...], dtype: np.dtype[Any], gate: Gat
     if pixel_format(elements, gate) != (dtype, shape):
         gate.refuse("PIXEL_FORMAT", f"{plane.name} has another pixel format than the others", "export the series again")
     need = int(np.prod(shape)) * dtype.itemsize
-    frames = int(elements.number(0x00280008) or 1)
     there = elements.size - elements.offset
     if elements.syntax in NATIVE:
         there = min(there, elements.length)
-        total = need * frames
+        total = need * elements.frames()
         if elements.length == UNDEFINED or there < total:
             _truncated(gate, plane, there, total)
+        if elements.length > total + total % 2:
+            problem = f"{plane.name} declares {readable(total)} of pixels and holds {readable(elements.length)}"
+            gate.refuse("PIXEL_LENGTH", problem, "export the series again from its source")
     elif elements.length != UNDEFINED or there * _MAX_RATIO < need:
         _truncated(gate, plane, there, need)
 
@@ -99,10 +106,10 @@ def _truncated(gate: Gate, plane: Plane, there: int, need: int) -> None:
     )
 
 
-def _share(work: list[tuple[int, Plane]], do: Any) -> None:
+def _share(work: list[tuple[int, Plane]], do: Callable[[list[tuple[int, Plane]]], None]) -> None:
     """Do the work in as many threads as there are processors, at most four; the first failure is raised."""
     workers = max(1, min(4, os.cpu_count() or 1, len(work) // 8))
-    if len(work) < 16:
+    if workers == 1:
         do(work)
         return
     shares = [work[n * len(work) // workers : (n + 1) * len(work) // workers] for n in range(workers)]
@@ -110,28 +117,51 @@ def _share(work: list[tuple[int, Plane]], do: Any) -> None:
         list(pool.map(do, shares))
 
 
+@contextmanager
+def _named(plane: Plane, gate: Gate) -> Iterator[None]:
+    """Refuse, with the name of the plane, what cannot be read."""
+    try:
+        yield
+    except Damaged as error:
+        gate.refuse("PIXEL_DAMAGED", f"{plane.name}: {error}", HINT_COPY)
+    except OSError:
+        gate.refuse("UNREADABLE", f"{plane.name} cannot be read", "check disk, network and permissions")
+
+
+def _by_object(work: Sequence[tuple[int, Plane]]) -> Iterator[list[tuple[int, Plane]]]:
+    """Yield the work object by object."""
+    for _, group in groupby(work, key=lambda item: (item[1].part.path, item[1].part.member)):
+        yield list(group)
+
+
 def _read_plain(work: Sequence[tuple[int, Plane]], array: Array, gate: Gate) -> None:
     """Read uncompressed pixels straight into the array."""
-    for n, plane in work:
-        elements = plane.elements
-        place = _bytes_of(array[n])
-        try:
-            with plane.part.open() as raw:
-                file: BinaryIO = inflated(raw) if elements.syntax == DEFLATED else raw
-                file.seek(elements.offset + max(plane.number - 1, 0) * len(place))
+    for group in _by_object(work):
+        first = group[0][1]
+        with _named(first, gate), first.part.open() as raw:
+            file: Stream = raw
+            if first.elements.syntax == DEFLATED:
+                file = inflated(raw)
+            elif first.part.archive is not None and len(group) > 1:
+                file = io.BytesIO(raw.read())
+            for n, plane in group:
+                place = _bytes_of(array[n])
+                file.seek(plane.elements.offset + max(plane.number - 1, 0) * len(place))
                 got = _fill(file, place)
-        except Damaged as error:
-            gate.refuse("PIXEL_DAMAGED", f"{plane.name}: {error}", HINT_COPY)
-        except (zipfile.BadZipFile, zlib.error, EOFError):
-            gate.refuse("PIXEL_DAMAGED", f"{plane.name}: its place in the archive is damaged", HINT_COPY)
-        except OSError:
-            gate.refuse("UNREADABLE", f"{plane.name} cannot be read", "check disk, network and permissions")
-        if got < len(place):
-            _truncated(gate, plane, got, len(place))
-        if elements.order == ">" and array.itemsize > 1:
-            array[n].byteswap(inplace=True)
-        if array.ndim == 4 and elements.short(0x00280006) == 1:  # planes of colour one after the other
-            array[n] = array[n].reshape(3, *array.shape[1:3]).transpose(1, 2, 0).copy()
+                if got < len(place):
+                    _truncated(gate, plane, got, len(place))
+                _put_right(array[n], plane.elements)
+
+
+def _put_right(pixels: Array, elements: Elements) -> None:
+    """Bring what was stored in another byte order, or colour after colour, into ours."""
+    if elements.order == ">" and (pixels.itemsize > 1 or elements.words):
+        words = pixels.reshape(-1)
+        if pixels.itemsize == 1:
+            words = words[: len(words) // 2 * 2].view(np.uint16)
+        words.byteswap(inplace=True)
+    if pixels.ndim == 3 and elements.short(0x00280006) == 1:
+        pixels[...] = pixels.reshape(3, *pixels.shape[:2]).transpose(1, 2, 0).copy()
 
 
 def _bytes_of(array: Array) -> memoryview:
@@ -139,10 +169,10 @@ def _bytes_of(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _fill(file: BinaryIO, place: memoryview) -> int:
+def _fill(file: Stream, place: memoryview) -> int:
     got = 0
     while got < len(place):
-        count = file.readinto(place[got:])  # type: ignore[attr-defined]
+        count = file.readinto(place[got:])
         if not count:
             break
         got += count
@@ -150,27 +180,48 @@ def _fill(file: BinaryIO, place: memoryview) -> int:
 
 
 def _decode(work: Sequence[tuple[int, Plane]], array: Array, gate: Gate) -> None:
-    """Fill the array with frames that a child process decodes."""
+    """Fill the array with frames that a child process decodes; one that dies gets a second, more careful one."""
     if not work:
         return
+    for group in _by_object(work):
+        first = group[0][1]
+        with _named(first, gate), first.part.open() as file:
+            fault = check_streams(file, first.elements)
+        if fault:
+            gate.refuse("PIXEL_DAMAGED", f"{first.name}: {fault}", HINT_COPY)
+    left = list(work)
     with _child(array[0].nbytes) as child:
-        for n, plane in work:
-            _ask(child, plane, array[n], gate)
+        while left and _ask(child, left[0][1], array[left[0][0]], gate):
+            del left[0]
+    if not left:
+        return
+    with _child(array[0].nbytes, careful=True) as child:
+        for n, plane in left:
+            if not _ask(child, plane, array[n], gate):
+                gate.refuse("PIXEL_DAMAGED", f"{plane.name}: its pixels made the decoder fail", _HINT_DECODE)
+
+
+@dataclass
+class _Child:
+    """A process that decodes, and the object whose bytes it has."""
+
+    process: subprocess.Popen[bytes]
+    has: Part | None = None
 
 
 @contextmanager
-def _child(frame_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen(  # noqa: S603 - our own program
+def _child(frame_bytes: int, *, careful: bool = False) -> Iterator[_Child]:
+    process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, str(_DECODER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     try:
-        limits = {"memory": _CHILD_BYTES + 16 * frame_bytes}
-        _send(child, json.dumps(limits).encode() + b"\n")
-        yield child
+        limits = {"memory": _CHILD_BYTES + 16 * frame_bytes, "careful": careful}
+        _send(process, json.dumps(limits).encode() + b"\n")
+        yield _Child(process)
     finally:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
             if pipe:
                 _close(pipe)
 
@@ -182,14 +233,13 @@ def _close(pipe: Any) -> None:
         return  # the child is gone, and what it was to be told with it
 
 
-def _ask(child: subprocess.Popen[bytes], plane: Plane, into: Array, gate: Gate) -> None:
+def _ask(child: _Child, plane: Plane, into: Array, gate: Gate) -> bool:
+    """Fill a plane with what the child decodes; return False where the child died or hung over it."""
     data = b""
-    if plane.part.archive is not None:
-        try:
-            with plane.part.open() as file:
-                data = file.read()
-        except (zipfile.BadZipFile, zlib.error, EOFError):
-            gate.refuse("PIXEL_DAMAGED", f"{plane.name}: its place in the archive is damaged", HINT_COPY)
+    if plane.part.archive is not None and child.has != plane.part:
+        with _named(plane, gate), plane.part.open() as file:
+            data = file.read()
+        child.has = plane.part
     request = {
         "path": str(plane.part.path),
         "member": plane.part.member,
@@ -199,48 +249,49 @@ def _ask(child: subprocess.Popen[bytes], plane: Plane, into: Array, gate: Gate) 
         "dtype": into.dtype.str,
         "length": len(data),
     }
-    clock = threading.Timer(_PATIENCE + _SECONDS_PER_BYTE * into.nbytes, child.kill)
+    clock = threading.Timer(_PATIENCE + _SECONDS_PER_BYTE * into.nbytes, child.process.kill)
     clock.start()
     try:
-        _send(child, json.dumps(request).encode() + b"\n" + data)
-        status, body = _receive(child, into)
+        _send(child.process, json.dumps(request).encode() + b"\n" + data)
+        status, body = _receive(child.process, into)
     finally:
         clock.cancel()
-    if status == b"+":
-        return
     if status == b"?":
         _refuse_decoder(plane, gate)
-    how = f"its pixels cannot be decoded ({body})" if status else "its pixels made the decoder fail"
-    gate.refuse("PIXEL_DAMAGED", f"{plane.name}: {how}", "copy it again from the source, or convert it with gdcmconv")
+    if status == b"-":
+        gate.refuse("PIXEL_DAMAGED", f"{plane.name}: its pixels cannot be decoded ({body})", _HINT_DECODE)
+    return status == b"+"
 
 
 def _refuse_decoder(plane: Plane, gate: Gate) -> None:
-    name = _CODES.get(plane.elements.syntax, f"transfer syntax {plane.elements.syntax}")
-    package = "pylibjpeg pylibjpeg-openjpeg" if plane.elements.syntax in _CODES else "python-gdcm"
+    syntax = plane.elements.syntax
+    plain = syntax if re.fullmatch(r"[0-9.]{1,64}", syntax) else "?"
+    name = _CODES.get(syntax, f"transfer syntax {plain}")
+    package = "pylibjpeg pylibjpeg-openjpeg" if syntax in _CODES else "python-gdcm"
     gate.refuse("NO_DECODER", f"{plane.name}: no decoder for {name} is installed", f"pip install {package}")
 
 
-def _send(child: subprocess.Popen[bytes], message: bytes) -> None:
-    if child.stdin is None:
+def _send(process: subprocess.Popen[bytes], message: bytes) -> None:
+    if process.stdin is None:
         return
     try:
-        child.stdin.write(message)
-        child.stdin.flush()
+        process.stdin.write(message)
+        process.stdin.flush()
     except (BrokenPipeError, OSError):
         return  # the child is gone; the empty answer says so
 
 
-def _receive(child: subprocess.Popen[bytes], into: Array) -> tuple[bytes, str]:
+def _receive(process: subprocess.Popen[bytes], into: Array) -> tuple[bytes, str]:
     """Return the status of an answer and its text; pixels go into the array. An empty status: there is no answer."""
-    if child.stdout is None:
+    if process.stdout is None:
         return b"", ""
-    head = child.stdout.read(9)
+    head = process.stdout.read(9)
     if len(head) < 9:
         return b"", ""
     length = int.from_bytes(head[1:], "little")
     if head[:1] != b"+":
-        return head[:1], child.stdout.read(min(length, 1000)).decode("ascii", "replace")
+        return head[:1], process.stdout.read(min(length, 1000)).decode("ascii", "replace")
     place = _bytes_of(into)
-    if length != len(place) or _fill(child.stdout, place) < length:  # type: ignore[arg-type]
+    if length != len(place) or _fill(cast(Stream, process.stdout), place) < length:
         return b"", ""
     return b"+", ""

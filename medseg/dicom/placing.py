@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.dicom.frames import OFF_MM, OFF_STEPS, plane_affine
+from medseg.dicom.frames import OFF_MM, OFF_STEPS, axes_of, plane_affine
 from medseg.dicom.planes import Plane
 from medseg.dicom.split import SAME_POSITION, normal_of
+from medseg.gate import SPACING_LIMITS
 
 Array = npt.NDArray[Any]
 
-_EVEN = 0.01  # mm, or this fraction of the step, by which distances of slices may differ
+_EVEN = 0.01  # fraction of the step by which distances of slices may differ; 0.01 mm where that is more
+_SQUARE = 2e-3  # deviation of the axes from unit length and right angles
+_MOST_ADDED = 1.0  # slices that --repair may add for each that is there
 _STRAIGHT = 0.1  # fraction of a pixel by which the last slice may lie beside the normal of the first
 _MAX_TILT = 45.0  # degrees
 
@@ -92,8 +95,7 @@ def place(planes: Sequence[Plane]) -> Placement:
     ranks = np.cumsum(new) - 1
     twins = tuple((int(ranks[n]), planes[index]) for n, index in enumerate(order) if not new[n])
     along, beside = along[new] - along[0], positions[order[new]] - positions[order[0]]
-    axes = np.array([kept[0].orientation[:3], kept[0].orientation[3:]])
-    drift = beside @ axes.T
+    drift = beside @ np.array(axes_of(kept[0].orientation)).T
     step, fault = _step(kept, along)
     tilt, crooked = _tilt(kept, along, drift)
     return Placement(kept, twins, along, drift, step, tilt, crooked or fault)
@@ -101,6 +103,12 @@ def place(planes: Sequence[Plane]) -> Placement:
 
 def _unplaced(planes: Sequence[Plane]) -> Fault | None:
     """Return the fault of planes that do not say where they lie."""
+    if any(plane.placeless for plane in planes):
+        return Fault(
+            "MULTIFRAME",
+            f"an object of {planes[0].elements.frames()} frames does not say where they lie",
+            "export it as enhanced multi-frame, or as single slices",
+        )
     if len({plane.reference for plane in planes}) > 1:
         return Fault(
             "MIXED_FRAME_OF_REFERENCE",
@@ -125,7 +133,7 @@ def _unplaced(planes: Sequence[Plane]) -> Fault | None:
             )
         row, column = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
         lengths = np.linalg.norm(row), np.linalg.norm(column)
-        if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > 0.01 or min(plane.spacing) <= 0:
+        if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > _SQUARE or min(plane.spacing) <= 0:
             return Fault(
                 "GEOM_ORIENTATION",
                 f"{plane.name} has axes that are not at right angles, or a spacing that is not positive",
@@ -137,42 +145,52 @@ def _unplaced(planes: Sequence[Plane]) -> Fault | None:
 def _step(planes: Sequence[Plane], along: Array) -> tuple[float, Fault | None]:
     """Return the distance of slices, and the fault of distances that differ."""
     if len(planes) == 1:
-        return planes[0].thickness or planes[0].between or 1.0, None
+        given = (planes[0].thickness, planes[0].between)
+        return next((mm for mm in given if mm and SPACING_LIMITS[0] <= mm <= SPACING_LIMITS[1]), 1.0), None
     steps = np.diff(along)
     mean, smallest = float(steps.mean()), float(steps.min())
     if len(planes) == 2:
         return mean, _unconfirmed(planes, mean)
     beside = np.abs(along - mean * np.arange(len(along))).max()
-    if np.abs(steps - mean).max() <= max(_EVEN, _EVEN * mean) and beside <= OFF_MM / 2 + OFF_STEPS / 2 * mean:
+    if np.abs(steps - mean).max() <= _allowed(mean) and beside <= OFF_MM / 2 + OFF_STEPS / 2 * mean:
         return mean, None
     typical = float(np.median(steps))
-    base = typical if np.abs(steps - typical).min() <= max(_EVEN, _EVEN * typical) else smallest
+    base = typical if np.abs(steps - typical).min() <= _allowed(typical) else smallest
     times = steps / base
-    whole = np.abs(times - np.rint(times)) * base <= np.maximum(_EVEN, _EVEN * steps)
+    whole = (np.abs(times - np.rint(times)) * base <= _allowed(base) * np.rint(times)) & (times > 0.5)
     gaps = np.flatnonzero(np.rint(times) > 1)
     worst = int(np.abs(steps - base).argmax())
     where = f"between {planes[worst].name} and {planes[worst + 1].name} (at {along[worst]:.4g} mm from the first)"
     if whole.all() and 0 < len(gaps) <= max(1, len(steps) // 4):
         missing = int((np.rint(times[gaps]) - 1).sum())
         problem = f"{missing} slice{'s are' if missing > 1 else ' is'} missing, {where}: {steps[worst]:.4g} mm apart"
-        return base, Fault("GEOM_MISSING_SLICE", f"{problem} instead of {base:.4g}", _REPAIR, repairable=True)
-    return smallest, Fault(
-        "GEOM_VARIABLE_SPACING",
-        f"slices lie {smallest:.4g} to {steps.max():.4g} mm apart, furthest off {where}",
-        _REPAIR,
-        repairable=True,
-    )
+        return base, _uneven("GEOM_MISSING_SLICE", f"{problem} instead of {base:.4g}", along, base)
+    problem = f"slices lie {smallest:.4g} to {steps.max():.4g} mm apart, furthest off {where}"
+    return smallest, _uneven("GEOM_VARIABLE_SPACING", problem, along, smallest)
 
 
-_REPAIR = "get the whole series, or resample it onto even spacing with --repair"
+def _allowed(step: float) -> float:
+    """Return by how many mm the distance of two slices may differ from the step."""
+    return max(_EVEN * step, min(0.01, step / 10))
+
+
+def _uneven(code: str, problem: str, along: Array, step: float) -> Fault:
+    """Return the fault of uneven slices; only so much can be repaired."""
+    added = float(along[-1]) / step + 1 - len(along)
+    if step >= SPACING_LIMITS[0] and added <= _MOST_ADDED * len(along):
+        hint = "get the whole series, or resample it onto even spacing with --repair"
+        return Fault(code, problem, hint, repairable=True)
+    return Fault(code, problem, "get the whole series; too much of it is missing for --repair")
 
 
 def _unconfirmed(planes: Sequence[Plane], step: float) -> Fault | None:
     """Return the fault of two slices whose distance nothing confirms: one may be missing between them."""
     first = planes[0]
-    if first.between is not None and abs(first.between - step) <= max(_EVEN, _EVEN * step):
-        return None
-    if first.thickness is not None and step <= 1.5 * first.thickness:
+    if first.between:
+        confirmed = abs(first.between - step) <= _allowed(step)
+    else:
+        confirmed = first.thickness is not None and step <= 1.5 * first.thickness
+    if confirmed:
         return None
     return Fault(
         "GEOM_TOO_FEW_SLICES",
@@ -190,7 +208,8 @@ def _tilt(planes: Sequence[Plane], along: Array, drift: Array) -> tuple[float, F
     slope = along @ drift / (along @ along)  # drift per mm, of a line through the first plane
     off = np.abs(drift - along[:, None] * slope).max(axis=1)
     pixel = min(planes[0].spacing)
-    if off.max() > max(_STRAIGHT * pixel, 2 * _EVEN):
+    step = length / (len(planes) - 1)
+    if off.max() > min(max(_STRAIGHT * pixel, OFF_MM / 2), OFF_MM / 2 + OFF_STEPS / 2 * step):
         worst = int(off.argmax())
         return 0.0, Fault(
             "GEOM_NOT_ALIGNED",

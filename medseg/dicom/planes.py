@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,12 +12,12 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.charset import convert_encodings, decode_bytes
 
-from medseg.dicom.elements import Damaged, Elements, read_elements
-from medseg.dicom.parts import Part
+from medseg.dicom.elements import DEFLATED, Elements, inflated
+from medseg.dicom.parts import Damaged, Part
 from medseg.dicom.privacy import quiet
-from medseg.gate import Gate
 from medseg.volume import Frame
 
+_SLOPE, _INTERCEPT = 0x00281053, 0x00281052
 _GROUPED = frozenset(  # SOP classes whose frames have functional groups (PS3.3 C.7.6.16)
     f"1.2.840.10008.5.1.4.1.1.{end}"
     for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "7.2", "7.3", "7.4", "13.1.1", "13.1.2", "13.1.3")
@@ -52,7 +54,9 @@ class Plane:
     thickness, between : float, optional
         SliceThickness and SpacingBetweenSlices, in mm.
     slope, intercept : float
-        Stored values to physical ones.
+        Stored values to physical ones; nan where the header holds no number.
+    rescaled : bool
+        Whether the header has them.
     echo, stack : str
         What further splits a series into volumes.
     moments : tuple of (name, value)
@@ -72,6 +76,7 @@ class Plane:
     between: float | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    rescaled: bool = False
     echo: str = ""
     stack: str = ""
     moments: tuple[tuple[str, str], ...] = field(default=())
@@ -93,8 +98,13 @@ class Plane:
 
     @property
     def modality(self) -> str:
-        """CT, MR, PT, ..."""
-        return self.elements.text(0x00080060)
+        """CT, MR, PT, ...; '?' for what is no such code."""
+        return self.elements.code(0x00080060)
+
+    @property
+    def placeless(self) -> bool:
+        """Whether it stands for several frames that do not say where they lie."""
+        return not self.number and self.elements.frames() > 1
 
     def frame(self) -> Frame:
         """Return what results need to refer to the plane."""
@@ -105,31 +115,21 @@ class Plane:
         return Frame(self.part.path, self.part.member, self.number, sop_class, sop_instance)
 
 
-def planes_of(part: Part, gate: Gate) -> list[Plane]:
+def planes_of(part: Part, elements: Elements) -> list[Plane]:
     """Return the image planes of an object, none where it is no image.
 
     Raises
     ------
     Damaged
         If its header cannot be read.
-    ScanError
-        If it holds several frames without saying where they lie.
     """
-    elements = read_elements(part)
     if not elements.offset:
         if elements.short(0x00280010):
             raise Damaged("it has rows, but no pixels")
         return []
-    plane = _single(part, elements)
-    count = elements.number(0x00280008) or 1
+    plane, count = _single(part, elements), elements.frames()
     if elements.text(0x00080016) in _GROUPED or elements.text(0x00020002) in _GROUPED:
-        return _frames(plane, read_dataset(part), int(count))
-    if count > 1:
-        gate.refuse(
-            "MULTIFRAME",
-            f"holds an object of {count:g} frames that does not say where they lie",
-            "export it as enhanced multi-frame, or as single slices",
-        )
+        return _frames(plane, read_dataset(part), count)
     return [plane]
 
 
@@ -142,7 +142,7 @@ def description(elements: Elements) -> str:
             text = decode_bytes(elements.values.get(0x0008103E, b""), known, {0x5C})
         except (LookupError, ValueError):
             text = elements.text(0x0008103E)
-    return "".join(letter if letter.isprintable() else " " for letter in text.rstrip("\0 ")).strip()
+    return "".join(letter if letter.isprintable() else " " for letter in text[:64].rstrip("\0 ")).strip()
 
 
 def read_dataset(part: Part, *, pixels: bool = False) -> Dataset:
@@ -155,11 +155,27 @@ def read_dataset(part: Part, *, pixels: bool = False) -> Dataset:
     """
     try:
         with quiet(), part.open() as file:
-            return dcmread(file, stop_before_pixels=not pixels, force=True)
+            head = file.read(1024)
+            if DEFLATED.encode() in head:  # pydicom would inflate it without a limit
+                content = _undeflated(inflated(file).getvalue())
+            elif part.archive is not None:
+                content = head + file.read()
+            else:
+                return dcmread(part.path, stop_before_pixels=not pixels, force=True)
+            return dcmread(io.BytesIO(content), stop_before_pixels=not pixels, force=True)
+    except Damaged:
+        raise
     except (RecursionError, MemoryError, OSError):
         raise Damaged("its sequences lie too deep in one another, or claim more bytes than there are") from None
     except Exception as error:  # noqa: BLE001 - pydicom's parser raises a dozen types on damaged files
         raise Damaged(f"pydicom cannot read it ({type(error).__name__})") from None
+
+
+def _undeflated(content: bytes) -> bytes:
+    """Return a data set that was inflated, under the transfer syntax that it has now."""
+    place = content.index(DEFLATED.encode())
+    plain = b"1.2.840.10008.1.2.1".ljust(len(DEFLATED), b"\0")
+    return content[:place] + plain + content[place + len(DEFLATED) :]
 
 
 def _single(part: Part, elements: Elements) -> Plane:
@@ -175,8 +191,9 @@ def _single(part: Part, elements: Elements) -> Plane:
         spacing=_exactly(2, elements.numbers(0x00280030)),
         thickness=elements.number(0x00180050),
         between=elements.number(0x00180088),
-        slope=_or(elements.number(0x00281053), 1.0),
-        intercept=_or(elements.number(0x00281052), 0.0),
+        slope=_scale(elements, _SLOPE, 1.0),
+        intercept=_scale(elements, _INTERCEPT, 0.0),
+        rescaled=bool(elements.text(_SLOPE) or elements.text(_INTERCEPT)),
         echo=elements.text(0x00180081),
         moments=tuple((name, _moment(elements, tag)) for tag, name in _MOMENTS.items() if tag in elements.values),
     )
@@ -185,7 +202,8 @@ def _single(part: Part, elements: Elements) -> Plane:
 def _moment(elements: Elements, tag: int) -> str:
     if tag != 0x00189087:
         return elements.text(tag)
-    numbers = [np.frombuffer(elements.values.get(key, b""), elements.order + "f8") for key in (tag, 0x00189089)]
+    doubles = (elements.values.get(key, b"") for key in (tag, 0x00189089))
+    numbers = [np.frombuffer(some, elements.order + "f8") for some in doubles if len(some) % 8 == 0]
     return " ".join(f"{number:.6g}" for values in numbers for number in values)
 
 
@@ -193,8 +211,12 @@ def _exactly(count: int, numbers: list[float]) -> tuple[float, ...]:
     return tuple(numbers) if len(numbers) == count else ()
 
 
-def _or(number: float | None, default: float) -> float:
-    return default if number is None else number
+def _scale(elements: Elements, tag: int, default: float) -> float:
+    """Return slope or intercept; nan where there is something else than one number."""
+    if not elements.text(tag):
+        return default
+    numbers = elements.numbers(tag)
+    return numbers[0] if len(numbers) == 1 else math.nan
 
 
 def _frames(plane: Plane, dataset: Dataset, count: int) -> list[Plane]:
@@ -207,6 +229,8 @@ def _frames(plane: Plane, dataset: Dataset, count: int) -> list[Plane]:
             indices = [_index(shared, group) for group in groups]
     except (RecursionError, Exception) as error:  # noqa: BLE001 - pydicom parses values when asked for them
         raise Damaged(f"the functional groups of its frames cannot be read ({type(error).__name__})") from None
+    if not frames:  # some secondary captures: they say nothing of their frames
+        return [plane]
     if len(frames) != count:
         raise Damaged(f"it declares {count} frames and describes {len(frames)}")
     return [
@@ -231,6 +255,8 @@ def _frame(plane: Plane, number: int, shared: Dataset, group: Dataset) -> Plane:
         "b-value": of("MRDiffusionSequence", "DiffusionBValue"),
         "acquisition time": of("FrameContentSequence", "FrameAcquisitionDateTime"),
     }
+    slope = of("PixelValueTransformationSequence", "RescaleSlope")
+    intercept = of("PixelValueTransformationSequence", "RescaleIntercept")
     kinds = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
     kind = next((found for name in kinds if (found := of(name, "FrameType"))), plane.image_type)
     return replace(
@@ -242,8 +268,9 @@ def _frame(plane: Plane, number: int, shared: Dataset, group: Dataset) -> Plane:
         spacing=_numbers(of("PixelMeasuresSequence", "PixelSpacing"), 2),
         thickness=_number(of("PixelMeasuresSequence", "SliceThickness")),
         between=_number(of("PixelMeasuresSequence", "SpacingBetweenSlices")),
-        slope=_or(_number(of("PixelValueTransformationSequence", "RescaleSlope")), 1.0),
-        intercept=_or(_number(of("PixelValueTransformationSequence", "RescaleIntercept")), 0.0),
+        slope=plane.slope if slope is None else float(slope),
+        intercept=plane.intercept if intercept is None else float(intercept),
+        rescaled=plane.rescaled or slope is not None or intercept is not None,
         echo=str(of("MREchoSequence", "EffectiveEchoTime") or ""),
         stack=str(of("FrameContentSequence", "StackID") or ""),
         moments=tuple((name, str(value)) for name, value in moments.items() if value not in (None, "")),

@@ -52,6 +52,9 @@ def encode(
     stack = labels.source.stack if labels.source else None
     if stack is None:
         raise UsageError("the scan is not DICOM, so no DICOM object can refer to it", hint="choose --format nifti")
+    names = [(frame.sop_instance, frame.number) for frame in stack.frames]
+    if len({*names}) < len(names):
+        raise UsageError("slices of the scan share one SOPInstanceUID", hint="choose --format nifti")
     done: dict[str, bytes] = {}
     for kind in kinds:
         match kind:

@@ -7,22 +7,23 @@ projection. With several, nothing is guessed: the table and the option to use ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom.elements import Damaged
+from medseg.dicom.elements import read_elements
 from medseg.dicom.frames import grid_of
-from medseg.dicom.parts import Part, find
+from medseg.dicom.parts import LOST, Damaged, Part, find
 from medseg.dicom.pixels import read_stored
 from medseg.dicom.placing import Placement, place
 from medseg.dicom.planes import Plane, description, planes_of
 from medseg.dicom.reslice import needs_reslice, resliced
 from medseg.dicom.split import moments, normal_of, split
 from medseg.dicom.suv import suv_factor
-from medseg.dicom.values import AIR, physical
+from medseg.dicom.values import AIR, keep_stored_bits, physical, with_air
 from medseg.gate import HINT_COPY, Gate
 from medseg.geometry import Geometry
 from medseg.progress import Progress, silent
@@ -100,8 +101,9 @@ class Row:
     def line(self) -> str:
         """Return the row as people read it."""
         first = self.first
-        text = f"{first.modality or '?'}  {description(first.elements) or '-'}"
-        return f"{self.number}  {text}  {self.slices} slices  {self.spacing} mm  {self.verdict}"
+        text = f"{first.modality}  {description(first.elements) or '-'}"
+        slices = "1 slice" if self.slices == "1" else f"{self.slices} slices"
+        return f"{self.number}  {text}  {slices}  {self.spacing} mm  {self.verdict}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +131,12 @@ def survey(path: Path) -> Survey:
     found = find(path)
     passed = found.passed
     planes: list[Plane] = []
-    for part, some in zip(found.parts, _headers(found.parts, gate), strict=True):
+    for part in found.parts:
+        some = _planes_in(part, passed, gate)
         if isinstance(some, Damaged):
             if _has_preamble(part):
                 gate.refuse("DICOM_DAMAGED", f"holds a DICOM file that cannot be read: {some}", HINT_COPY)
             passed["files of other kinds"] += 1
-        elif not some:
-            passed["DICOM objects without pixels"] += 1
-        elif kind := _NO_SCANS.get(some[0].frame().sop_class.removeprefix(_IMAGES)):
-            passed[kind] += 1
         else:
             planes += some
     return Survey(path, rows_of(planes), passed)
@@ -206,8 +205,9 @@ def read_series(
     placement = row.placements[gate.choose_volume(volume, len(row.placements))]
     if placement.fault and not (repair and placement.fault.repairable):
         gate.refuse(placement.fault.code, placement.fault.problem, placement.fault.hint)
-    aside = Counter(other.aside for other in found.rows if other.aside and other is not row)
-    for kind, count in sorted(aside.items()):
+    aside = dict(Counter(other.aside for other in found.rows if other.aside and other is not row))
+    lost = {kind: count for kind, count in found.passed.items() if kind in LOST}
+    for kind, count in sorted((aside | lost).items()):
         gate.warn(f"passed over: {count} {kind}")
     return _read(placement, gate, suv=suv, progress=progress)
 
@@ -216,18 +216,21 @@ def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) ->
     planes = placement.planes
     if any("MOSAIC" in plane.image_type for plane in planes):
         gate.refuse("MOSAIC", "holds mosaics, many slices in one picture", "convert it with dcm2niix, give the .nii.gz")
+    _compare_twins(placement, gate)
     values = physical(read_stored(planes, gate, progress=progress), planes, gate)
-    _compare_twins(placement, values, gate)
+    if suv and values.ndim == 4:
+        gate.refuse("NO_SUV", "is in colour", "read it without SUV")
     if suv:
         factors = [suv_factor(plane, gate) for plane in planes]
         values = values * np.array(factors, np.float32)[:, None, None]
     stack = stack_of(placement)
     _say_what_is_odd(placement, gate)
     if needs_reslice(placement):
-        outside = float(AIR) if planes[0].modality == "CT" else float(values.min())
         if values.ndim == 4:
             gate.refuse("GEOM_TILT", "is in colour and tilted", "convert it to gray values first")
-        values, geometry = resliced(values, placement, outside=outside)
+        values = with_air(values) if planes[0].modality == "CT" else values
+        outside = float(AIR) if planes[0].modality == "CT" else float(values.min())
+        values, geometry = resliced(values, placement, gate, outside=outside)
     else:
         geometry = _grid(stack, gate)
     array = values.transpose(2, 1, 0)[None] if values.ndim == 3 else values.transpose(3, 2, 1, 0)
@@ -243,21 +246,24 @@ def _grid(stack: Stack, gate: Gate) -> Geometry:
     return grid
 
 
-def _compare_twins(placement: Placement, values: np.ndarray, gate: Gate) -> None:
-    """Drop slices that repeat another one; refuse those that differ from it."""
+def _compare_twins(placement: Placement, gate: Gate) -> None:
+    """Refuse slices at the position of another one that differ from it."""
     if not placement.twins:
         return
-    quiet_gate = Gate(gate.path)
-    for n, twin in placement.twins:
-        kept = placement.planes[n]
-        same = physical(read_stored([twin], quiet_gate), [twin], quiet_gate)[0]
-        if same.shape != values[n].shape or not np.array_equal(same, values[n]):
+    pairs = [(placement.planes[n], twin) for n, twin in placement.twins]
+    both = [plane for pair in pairs for plane in pair]
+    stored = read_stored(both, gate)
+    for pixels, plane in zip(stored, both, strict=True):
+        keep_stored_bits(pixels, plane, gate)
+    for number, (kept, twin) in enumerate(pairs):
+        same = (kept.slope, kept.intercept) == (twin.slope, twin.intercept)
+        if not same or not np.array_equal(stored[2 * number], stored[2 * number + 1]):
             gate.refuse(
                 "DUP_POSITION",
                 f"{twin.name} and {kept.name} lie at the same position and differ",
                 "export the series again, or give the folder of one of them",
             )
-    gate.warn(f"{len(placement.twins)} slices repeat another one and were passed over")
+    gate.warn(f"{len(pairs)} slices repeat another one and were passed over")
 
 
 def _say_what_is_odd(placement: Placement, gate: Gate) -> None:
@@ -268,25 +274,39 @@ def _say_what_is_odd(placement: Placement, gate: Gate) -> None:
         gate.warn(f"the gantry was tilted by {placement.tilt:.1f} degrees (GEOM_TILT); the slices were straightened")
     if len(planes) == 1:
         gate.warn(f"holds one slice; it is taken to be {placement.step:g} mm thick")
+    numbers = [plane.elements.text(0x00200012) for plane in planes]
+    changes = sum(one != other for one, other in pairwise(numbers))
+    if len(planes) > 3 and changes > 2 * len({*numbers}):
+        gate.warn(f"slices of {len({*numbers})} acquisitions alternate; they may be two passes, half a step apart")
+    between = planes[0].between or 0
+    if len(planes) > 1 and between and round(placement.step / between) > 1:
+        times = placement.step / between
+        if abs(times - round(times)) < 0.01 * times:
+            gate.warn(f"its header says {between:g} mm between slices, they lie {placement.step:g} mm apart")
     announced = planes[0].elements.number(0x00201002) or 0
     there = len(planes) + len(placement.twins)
     if announced > there and not planes[0].number:
         gate.warn(f"its header announces {announced:g} images in the acquisition, {there} are there")
 
 
-def _headers(parts: Sequence[Part], gate: Gate) -> list[list[Plane] | Damaged]:
-    def read(part: Part) -> list[Plane] | Damaged:
-        try:
-            return planes_of(part, gate)
-        except Damaged as error:
-            return error
-        except OSError as error:
-            gate.refuse("UNREADABLE", f"holds a file that cannot be read: {error.strerror}", "check the permissions")
-
-    return [read(part) for part in parts]
+def _planes_in(part: Part, passed: Counter[str], gate: Gate) -> list[Plane] | Damaged:
+    """Return the planes of an object; what is no scan is counted instead."""
+    try:
+        elements = read_elements(part)
+        kind = elements.text(0x00080016) or elements.text(0x00020002)
+        planes = [] if kind.removeprefix(_IMAGES) in _NO_SCANS else planes_of(part, elements)
+    except Damaged as error:
+        return error
+    except OSError as error:
+        gate.refuse("UNREADABLE", f"holds a file that cannot be read: {error.strerror}", "check the permissions")
+    if not planes:
+        passed[_NO_SCANS.get(kind.removeprefix(_IMAGES), "DICOM objects without pixels")] += 1
+    return planes
 
 
 def _has_preamble(part: Part) -> bool:
+    if part.archive is not None:
+        return True  # only what has one was taken out of an archive, or it is damaged itself
     with part.open() as file:
         file.seek(128)
         return file.read(4) == b"DICM"
@@ -299,7 +319,7 @@ def stack_of(placement: Placement) -> Stack:
 
 def rows_of(planes: Sequence[Plane]) -> tuple[Row, ...]:
     """Return the volumes that planes make up, by series number."""
-    groups = [tuple(place(moment) for moment in moments(group)) for group in split(planes)]
+    groups = [tuple(_placed(group)) for group in split(planes)]
     groups.sort(key=_order)
     largest: dict[tuple[str, str], Placement] = {}
     for first, *_ in groups:
@@ -309,6 +329,17 @@ def rows_of(planes: Sequence[Plane]) -> tuple[Row, ...]:
     return tuple(
         Row(number, group, _aside(group, largest[group[0].planes[0].series])) for number, group in enumerate(groups, 1)
     )
+
+
+def _placed(group: Sequence[Plane]) -> Iterator[Placement]:
+    """Yield where the planes of each moment of a volume lie; copies of one object stay with it."""
+    copies: dict[Hashable, list[Plane]] = {}
+    for plane in group:
+        instance = plane.frame().sop_instance or plane.part
+        copies.setdefault((instance, plane.number, plane.position), []).append(plane)
+    for moment in moments([first for first, *_ in copies.values()]):
+        keys = ((plane.frame().sop_instance or plane.part, plane.number, plane.position) for plane in moment)
+        yield place([plane for key in keys for plane in copies[key]])
 
 
 def _order(group: tuple[Placement, ...]) -> tuple[float, str, float]:
@@ -326,14 +357,17 @@ def _aside(group: tuple[Placement, ...], largest: Placement) -> str:
         return "secondary captures"
     if kinds & _PROJECTIONS:
         return "projections"
-    alone = len(group) == 1 and len(group[0].planes) == 1 and group[0].fault is None and len(largest.planes) >= 5
-    if alone and largest.fault is None and abs(float(normal_of(plane) @ normal_of(main))) < _OTHER_DIRECTION:
+    if plane.placeless:
+        return "objects of several frames that do not say where they lie"
+    alone = len(group) == 1 and len(group[0].planes) == 1 and not group[0].twins
+    sound = group[0].fault is None and largest.fault is None and len(largest.planes) >= 5
+    if alone and sound and abs(float(normal_of(plane) @ normal_of(main))) < _OTHER_DIRECTION:
         return "single slices across a volume of the same series"
     return ""
 
 
 def _fits(row: Row, series: str) -> bool:
-    if series.isdigit():
+    if series.isascii() and series.isdigit():
         return row.number == int(series)
     return series == row.first.series[1] or series.casefold() == description(row.first.elements).casefold()
 

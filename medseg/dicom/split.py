@@ -12,10 +12,14 @@ from itertools import groupby
 
 import numpy as np
 
+from medseg.dicom.frames import axes_of
 from medseg.dicom.planes import Plane
 
 SAME_ORIENTATION = 1e-3  # largest difference of direction cosines within a volume
 SAME_POSITION = 1e-3  # mm along the normal
+SAME_SPACING = 1e-4  # mm between pixels
+_PATIENT = 0x00100020
+_ALWAYS_APART = ("temporal position", "b-value")
 
 
 def split(planes: Iterable[Plane]) -> list[list[Plane]]:
@@ -23,7 +27,7 @@ def split(planes: Iterable[Plane]) -> list[list[Plane]]:
     groups: dict[Hashable, list[list[Plane]]] = defaultdict(list)
     for plane in planes:
         alike = groups[_key(plane)]
-        group = next((group for group in alike if _parallel(group[0], plane)), None)
+        group = next((group for group in alike if _alike(group[0], plane)), None)
         if group is None:
             alike.append([plane])
         else:
@@ -38,11 +42,13 @@ def moments(planes: Sequence[Plane]) -> list[list[Plane]]:
     temporal position, diffusion weight, trigger time, acquisition, or time; else by instance numbers, where those
     run through one pass after the other. Planes that nothing divides stay together.
     """
-    if not all(plane.position and plane.orientation for plane in planes):
+    if not all(plane.position and has_axes(plane) for plane in planes):
         return [list(planes)]
     places = _places(planes)
     counts = Counter(places)
     passes = min(counts.values())
+    if max(counts.values()) == 1:
+        return _apart(planes)
     if passes == 1 or len(set(counts.values())) > 1 or len(counts) == 1:
         return [list(planes)]
     names = dict.fromkeys(name for plane in planes for name, _ in plane.moments)
@@ -52,6 +58,20 @@ def moments(planes: Sequence[Plane]) -> list[list[Plane]]:
         if len(parts) == passes:
             return parts
     return _by_instance(planes, places, passes) or [list(planes)]
+
+
+def _apart(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Return planes at different positions by temporal position and diffusion weight: those never share a volume."""
+    values = [tuple(_sortable(dict(plane.moments).get(name, "")) for name in _ALWAYS_APART) for plane in planes]
+    order = sorted(range(len(planes)), key=lambda index: values[index])
+    return [[planes[index] for index in group] for _, group in groupby(order, key=lambda index: values[index])]
+
+
+def has_axes(plane: Plane) -> bool:
+    """Return whether the orientation of a plane spans one."""
+    if not plane.orientation:
+        return False
+    return bool(np.linalg.norm(np.cross(plane.orientation[:3], plane.orientation[3:])) > 0.1)
 
 
 def _by_instance(planes: Sequence[Plane], places: Sequence[int], passes: int) -> list[list[Plane]]:
@@ -87,24 +107,29 @@ def _places(planes: Sequence[Plane]) -> list[int]:
 
 
 def normal_of(plane: Plane) -> np.ndarray:
-    """Return the unit normal of a plane: (3,), LPS+."""
-    normal = np.cross(plane.orientation[:3], plane.orientation[3:])
-    length = float(np.linalg.norm(normal))
-    return normal / length if length else normal
+    """Return the unit normal of a plane with a valid orientation: (3,), LPS+."""
+    return np.cross(*axes_of(plane.orientation))
 
 
 def _key(plane: Plane) -> Hashable:
-    spacing = tuple(f"{mm:.4g}" for mm in plane.spacing)
-    samples = plane.elements.short(0x00280002, 1)
-    kind = (plane.elements.text(0x00080016), plane.image_type, samples, plane.elements.short(0x00280100))
-    multi = (plane.part.path, plane.part.member) if plane.number else ""
-    return (plane.series, plane.size, spacing, kind, plane.echo, plane.stack, multi)
+    elements = plane.elements
+    samples = elements.short(0x00280002, 1)
+    kind = (elements.text(0x00080016), plane.image_type, samples, elements.short(0x00280100), plane.placeless)
+    series = plane.series if plane.series[1] else (*plane.series, plane.part.path.parent)
+    multi = plane.frame().sop_instance or plane.part if plane.number or plane.placeless else ""
+    return (series, elements.values.get(_PATIENT, b""), plane.size, kind, plane.echo, plane.stack, multi)
 
 
-def _parallel(one: Plane, other: Plane) -> bool:
-    if not one.orientation or not other.orientation:
-        return one.orientation == other.orientation
-    return bool(np.abs(np.subtract(one.orientation, other.orientation)).max() <= SAME_ORIENTATION)
+def _alike(one: Plane, other: Plane) -> bool:
+    """Return whether two planes are parallel and have one spacing, but for rounding."""
+    pairs = ((one.orientation, other.orientation, SAME_ORIENTATION), (one.spacing, other.spacing, SAME_SPACING))
+    for own, others, allowed in pairs:
+        if not own or not others:
+            if own != others:
+                return False
+        elif np.abs(np.subtract(own, others)).max() > allowed:
+            return False
+    return True
 
 
 def _sortable(value: str) -> tuple[float, str]:

@@ -12,7 +12,10 @@ from typing import NoReturn
 
 from pydicom import Dataset
 
+from medseg.dicom.parts import Damaged
 from medseg.dicom.planes import Plane, read_dataset
+from medseg.dicom.privacy import quiet
+from medseg.errors import ScanError
 from medseg.gate import Gate
 
 
@@ -24,7 +27,16 @@ def suv_factor(plane: Plane, gate: Gate) -> float:
     ScanError
         NO_SUV, naming the element that is missing or says that the pixels cannot be converted.
     """
-    dataset = read_dataset(plane.part)
+    try:
+        with quiet():
+            return _factor(plane, read_dataset(plane.part), gate)
+    except ScanError:
+        raise
+    except (Damaged, AttributeError, TypeError, ValueError, IndexError):
+        return _refuse(gate, "has elements that cannot be read")
+
+
+def _factor(plane: Plane, dataset: Dataset, gate: Gate) -> float:
     if plane.modality != "PT":
         _refuse(gate, "is no PET series")
     if dataset.get("Units") != "BQML":

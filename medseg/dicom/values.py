@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy.typing as npt
 
 from medseg.dicom.elements import MODALITY_TABLE, Elements
 from medseg.dicom.planes import Plane
-from medseg.gate import Gate
+from medseg.gate import HINT_EXPORT, Gate
 
 Array = npt.NDArray[Any]
 
 AIR = -1024  # HU, where a CT was not reconstructed
 _PADDING, _PADDING_LIMIT = 0x00280120, 0x00280121
+_BITS, _UNITS = 0x00280101, 0x00541001
 
 
 def physical(stored: Array, planes: Sequence[Plane], gate: Gate) -> Array:
@@ -34,16 +36,28 @@ def physical(stored: Array, planes: Sequence[Plane], gate: Gate) -> Array:
     Raises
     ------
     ScanError
-        If values follow a table that is not linear.
+        If values follow a table that is not linear, or slope, intercept or BitsStored make no sense.
     """
     if any(MODALITY_TABLE in plane.elements.values for plane in planes):
         gate.refuse("MODALITY_LUT", "its values follow a table, not slope and intercept", "export it with a slope")
+    if len({plane.elements.text(_UNITS) for plane in planes}) > 1:
+        gate.refuse("MIXED_UNITS", "has slices in different units", "export the series again from its source")
     if stored.ndim == 4:
         return stored
+    _check_scale(planes, gate)
     padding = [_padded(stored[n], plane.elements) for n, plane in enumerate(planes)]
     for n, plane in enumerate(planes):
-        _keep_stored_bits(stored[n], plane.elements, gate)
+        keep_stored_bits(stored[n], plane, gate)
+        again = _padded(stored[n], plane.elements)  # padding whose sign was not extended, or that lies beyond the bits
+        padding[n] = again if padding[n] is None else padding[n] if again is None else padding[n] | again
     return _without_padding(_rescaled(stored, planes), padding, planes[0].modality, gate)
+
+
+def with_air(values: Array) -> Array:
+    """Return values in a type that holds that of air."""
+    if values.dtype.kind == "f" or np.iinfo(values.dtype).min <= AIR:
+        return values
+    return values.astype(np.int16 if int(values.max()) < 1 << 15 else np.int32)
 
 
 def _padded(plane: Array, elements: Elements) -> Array | None:
@@ -58,24 +72,41 @@ def _padded(plane: Array, elements: Elements) -> Array | None:
     return mask if mask.any() else None
 
 
-def _keep_stored_bits(plane: Array, elements: Elements, gate: Gate) -> None:
+def _check_scale(planes: Sequence[Plane], gate: Gate) -> None:
+    """Refuse a slope or intercept that is no number, or is missing in some slices only."""
+    hint = "export the series again from its source; a value is never guessed"
+    for plane in planes:
+        if not (math.isfinite(plane.slope) and math.isfinite(plane.intercept)) or plane.slope == 0:
+            gate.refuse("RESCALE", f"{plane.name} has a RescaleSlope or RescaleIntercept that is no valid number", hint)
+        if plane.rescaled != planes[0].rescaled:
+            gate.refuse("RESCALE", f"{plane.name} or {planes[0].name} has no RescaleSlope, the other has", hint)
+
+
+def bits_of(plane: Plane) -> int:
+    """Return BitsStored, BitsAllocated where it is missing."""
+    return plane.elements.short(_BITS, plane.elements.short(0x00280100))
+
+
+def keep_stored_bits(pixels: Array, plane: Plane, gate: Gate) -> None:
     """Remove in place what stands outside the stored bits (an overlay, rubbish), and extend their sign."""
-    allocated = plane.dtype.itemsize * 8
-    stored = elements.short(0x00280101, allocated)
-    high = elements.short(0x00280102, stored - 1)
-    if not 0 < stored <= allocated or (stored == allocated and high == allocated - 1):
+    allocated = pixels.dtype.itemsize * 8
+    stored = bits_of(plane)
+    high = plane.elements.short(0x00280102, stored - 1)
+    if not 0 < stored <= allocated:
+        gate.refuse("PIXEL_FORMAT", f"{plane.name} says that {stored} of {allocated} bits are stored", HINT_EXPORT)
+    if stored == allocated:
         return
     if not stored - 1 <= high < allocated:
         gate.warn(f"HighBit {high} does not go with BitsStored {stored}; the lowest {stored} bits are read")
         high = stored - 1
     left = allocated - 1 - high
-    if plane.dtype.kind == "u" and high == stored - 1:
-        np.bitwise_and(plane, (1 << stored) - 1, out=plane)
+    if pixels.dtype.kind == "u" and high == stored - 1:
+        np.bitwise_and(pixels, (1 << stored) - 1, out=pixels)
         return
     if left:
-        np.left_shift(plane, left, out=plane)
+        np.left_shift(pixels, left, out=pixels)
     if allocated - stored:
-        np.right_shift(plane, allocated - stored, out=plane)  # of signed numbers it extends the sign
+        np.right_shift(pixels, allocated - stored, out=pixels)  # of signed numbers it extends the sign
 
 
 def _rescaled(stored: Array, planes: Sequence[Plane]) -> Array:
@@ -83,7 +114,7 @@ def _rescaled(stored: Array, planes: Sequence[Plane]) -> Array:
     intercepts = np.array([plane.intercept for plane in planes])
     if (slopes == 1).all() and (intercepts == 0).all():
         return stored
-    target = _type_for(stored, planes[0].elements.short(0x00280101), slopes, intercepts)
+    target = _type_for(stored, max(map(bits_of, planes)), slopes, intercepts)
     same_size = target.kind == "i" and target.itemsize == stored.itemsize
     out = stored.view(target) if same_size else np.empty(stored.shape, target)
     for n, (slope, intercept) in enumerate(zip(slopes, intercepts, strict=True)):
@@ -119,8 +150,7 @@ def _without_padding(values: Array, padding: Sequence[Array | None], modality: s
         return values
     if modality == "CT":
         low = float(AIR)
-        if values.dtype.kind == "u":
-            values = values.astype(np.int16 if int(values.max()) < 1 << 15 else np.int32)
+        values = with_air(values)
     else:
         lows = [_lowest(plane, mask) for plane, mask in zip(values, padding, strict=True)]
         low = min((found for found in lows if found is not None), default=0.0)
