@@ -445,6 +445,7 @@ def failed(tmp_path_factory):
     return dict(zip(jobs, drive(folder, [*jobs.values()]), strict=True)), folder
 
 
+@pytest.mark.slow
 def test_bad_studies_fail_in_all_the_ways_that_are_meant(failed):
     codes = {name: answer["code"] for name, answer in failed[0].items()}
     assert codes["pixels are cut off", "predict"] == codes["jpeg", "predict"] == codes["two series", "predict"] == 2
@@ -453,6 +454,7 @@ def test_bad_studies_fail_in_all_the_ways_that_are_meant(failed):
     assert "decoder fail" in failed[0]["crash", "convert"]["err"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*BAD, "crash", "unreadable"])
 def test_errors_and_tracebacks_of_a_bad_study_hold_no_canary(failed, name):
     for (case, _), answer in failed[0].items():
@@ -460,6 +462,7 @@ def test_errors_and_tracebacks_of_a_bad_study_hold_no_canary(failed, name):
             check_silent(answer)
 
 
+@pytest.mark.slow
 def test_results_of_bad_studies_hold_no_canary(failed):
     found = [path for path in files_of(failed[1]) if path.relative_to(failed[1]).parts[0].startswith("out")]
     assert len(found) > 100
@@ -472,6 +475,7 @@ def test_results_of_bad_studies_hold_no_canary(failed):
         assert not sign, f"{path.name}: {sign}"
 
 
+@pytest.mark.slow
 def test_with_pydicom_at_debug_the_logs_hold_no_canary(ran, tmp_path):
     """The commands put the guard of `medseg.dicom.privacy` in place, not only the readers around what they read."""
     folder = ran[1]

@@ -235,6 +235,7 @@ def test_any_label_map_survives(array):
     assert np.array_equal(found.array, array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_grid_may_be_stored_in_any_order(axial, order):
     masks = [organ(), np.random.default_rng(0).random(organ().shape) < 0.5]

@@ -804,6 +804,7 @@ def reached(dataset: Dataset, path) -> Dataset:
 HOSTILE = [None, b"\0", "CANARY", -1, 0, 65535, 1e300, ["CANARY"] * 3, [float("nan")] * 6, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelmap", [False, True])
 def test_no_fault_in_any_element_escapes_as_another_error(tmp_path, labelmap):
     stack = stack_from(tmp_path, array=body((9, 7, 4)))
