@@ -79,6 +79,8 @@ class Source:
         same coordinate codes and matrices.
     stack : Stack, optional
         The frames of a DICOM series.
+    low_is_bright : bool
+        Whether a picture shows low values bright (MONOCHROME1); the values themselves are as they are.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class Source:
     warnings: tuple[str, ...] = ()
     header: bytes = b""
     stack: Stack | None = None
+    low_is_bright: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,8 +114,9 @@ def test_a_padding_range_is_padding_from_end_to_end(tmp_path):
 
 
 def test_monochrome1_changes_no_value(tmp_path):
-    datasets = series(PhotometricInterpretation="MONOCHROME1")
-    np.testing.assert_array_equal(read_series(store(datasets, tmp_path / "a")).array[0], body())
+    volume = read_series(store(series(PhotometricInterpretation="MONOCHROME1"), tmp_path / "a"))
+    np.testing.assert_array_equal(volume.array[0], body())
+    assert volume.source.low_is_bright  # for pictures
 
 
 def test_colours_are_channels(tmp_path):

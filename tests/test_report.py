@@ -2,6 +2,8 @@
 
 import io
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from medseg.qc import Measures, fingerprint
 from medseg.report.delivery import deliver
 from medseg.report.job import FORMATS, Job, check_distinct, plan_targets
 from medseg.report.picture import _planes, contact_sheet, draw
-from medseg.volume import LabelMap, Volume
+from medseg.volume import LabelMap, Source, Volume
 
 LABELS = (Label(value=1, name="front", color=(255, 0, 0)), Label(value=2, name="back", color=(0, 0, 255)))
 
@@ -46,6 +48,14 @@ def test_the_picture_shows_each_label_in_its_colour():
     assert share_of(image, (0, 0, 255)) > 0.0007
     empty = picture(case()[0], LabelMap(np.zeros((20, 24, 18), np.uint8), case()[0].geometry, LABELS))
     assert 0 < share_of(empty, (255, 0, 0)) < 0.0005  # the legend alone
+
+
+def test_low_values_that_are_bright_turn_the_picture_and_no_value():
+    scan, labels = case()
+    turned = replace(scan, source=Source(Path("scan"), "dicom", low_is_bright=True))
+    for plain, other in zip(_planes(scan, labels), _planes(turned, labels), strict=True):
+        np.testing.assert_allclose(other.grey, 1 - plain.grey, atol=1e-6)
+    assert turned.array is scan.array
 
 
 def test_the_planes_go_through_the_labels_and_show_the_patients_right_on_the_left():

@@ -235,7 +235,8 @@ def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) ->
         geometry = _grid(stack, gate)
     array = values.transpose(2, 1, 0)[None] if values.ndim == 3 else values.transpose(3, 2, 1, 0)
     gate.geometry(geometry.affine, geometry.shape)
-    return Volume(array, geometry, Source(gate.path, "dicom", tuple(gate.warnings), stack=stack))
+    bright = planes[0].elements.text(0x00280004) == "MONOCHROME1"
+    return Volume(array, geometry, Source(gate.path, "dicom", tuple(gate.warnings), b"", stack, bright))
 
 
 def _grid(stack: Stack, gate: Gate) -> Geometry:

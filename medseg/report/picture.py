@@ -189,6 +189,8 @@ def _cut(scan: Volume, labels: LabelMap, view: _View, at: int) -> _Plane:
     atoms = plane(labels.array)
     masks = tuple(np.isin(atoms, label.atoms) for label in labels.labels)
     shown = np.clip((grey - low) / (high - low or 1), 0, 1)
+    if scan.source and scan.source.low_is_bright:
+        shown = 1 - shown
     return _Plane(view, shown, masks, (scan.geometry.extent[view.right], scan.geometry.extent[view.down]))
 
 
