@@ -169,7 +169,9 @@ def _oriented(scan: Volume, labels: LabelMap) -> tuple[Volume, LabelMap]:
         return scan, labels
     order = scan.geometry.order_to("LPI")
     geometry = scan.geometry.reordered(order)
-    return Volume(order.apply(scan.array), geometry), LabelMap(order.apply(labels.array), geometry, labels.labels)
+    return Volume(order.apply(scan.array), geometry, scan.source), LabelMap(
+        order.apply(labels.array), geometry, labels.labels
+    )
 
 
 def _fullest(labels: LabelMap, view: _View) -> int:
