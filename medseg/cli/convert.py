@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
+
 
 class Objects(StrEnum):
     """The DICOM objects that a label map can become."""
@@ -29,17 +31,11 @@ def convert(
     labels: Annotated[bool, typer.Option("--labels", help="SRC is a label map, though its format does not say so.")] = (
         False
     ),
-    volume: Annotated[
-        int | None, typer.Option("--volume", metavar="N", min=0, help="Which volume of a 4D scan, counted from 0.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option("--series", metavar="N|UID|TEXT", help="Which DICOM series (see `medseg info`).")
-    ] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Interpolate over missing or uneven DICOM slices instead of refusing.")
-    ] = False,
-    suv: Annotated[bool, typer.Option("--suv", help="DICOM PET as SUV by body weight instead of Bq/mL.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    volume: VOLUME = None,
+    series: SERIES = None,
+    repair: REPAIR = False,
+    suv: SUV = False,
+    debug: DEBUG = False,
 ) -> None:
     """Write a scan or label map in another format: DICOM to NIfTI, SEG and RTSTRUCT to NIfTI and back.
 

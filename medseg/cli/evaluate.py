@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.options import DEBUG
 from medseg.cli.progress import EVALUATING, Style, shown
 
 
@@ -49,7 +50,7 @@ def evaluate(
         int, typer.Option("--pictures", metavar="N", min=0, help="Worst cases that the page shows.")
     ] = 8,
     progress: Annotated[Style, typer.Option("--progress", help="How to show progress, on stderr.")] = Style.auto,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DEBUG = False,
 ) -> None:
     """Score label maps against an expert's: overlap, surface distances in mm, volumes; with intervals and misses.
 

@@ -8,20 +8,16 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
+
 
 def info(
     scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A scan, or a DICOM folder, file or zip archive.")],
-    volume: Annotated[
-        int | None, typer.Option("--volume", metavar="N", min=0, help="Which volume of a 4D scan, counted from 0.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option("--series", metavar="N|UID|TEXT", help="Read this series of a DICOM folder.")
-    ] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Interpolate over missing or uneven DICOM slices instead of refusing.")
-    ] = False,
-    suv: Annotated[bool, typer.Option("--suv", help="DICOM PET as SUV by body weight instead of Bq/mL.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    volume: VOLUME = None,
+    series: SERIES = None,
+    repair: REPAIR = False,
+    suv: SUV = False,
+    debug: DEBUG = False,
 ) -> None:
     """Print shape, spacing, orientation, type, intensities and every oddity of a scan.
 

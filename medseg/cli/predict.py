@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg.cli.failures import explain
+from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
 from medseg.cli.progress import Display, Style, shown
 
 Report = dict[str, Any]
@@ -40,16 +41,10 @@ def predict(
         list[str] | None,
         typer.Option("--channel", metavar="NAME=FILE", help="File of one channel, for a model with several; repeat."),
     ] = None,
-    volume: Annotated[
-        int | None, typer.Option("--volume", metavar="N", min=0, help="Which volume of a 4D scan, counted from 0.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option("--series", metavar="N|UID|TEXT", help="Which DICOM series (see `medseg info`).")
-    ] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Interpolate over missing or uneven DICOM slices instead of refusing.")
-    ] = False,
-    suv: Annotated[bool, typer.Option("--suv", help="DICOM PET as SUV by body weight instead of Bq/mL.")] = False,
+    volume: VOLUME = None,
+    series: SERIES = None,
+    repair: REPAIR = False,
+    suv: SUV = False,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
     probabilities: Annotated[
@@ -63,7 +58,7 @@ def predict(
         str | None, typer.Option("--json", metavar="FILE|-", help="A line of JSON for each scan; - is standard output.")
     ] = None,
     progress: Annotated[Style, typer.Option("--progress", help="How to show progress, on stderr.")] = Style.auto,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DEBUG = False,
 ) -> None:
     """Segment scans: a label map on the scan's own grid, a picture and a report for each.
 

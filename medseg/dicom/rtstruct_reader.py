@@ -21,7 +21,7 @@ from medseg.dicom.contour_planes import Planes
 from medseg.dicom.contours import Mask, Points, enclosed
 from medseg.dicom.frames import RAS, grid_of, header
 from medseg.dicom.privacy import quiet
-from medseg.dicom.rtstruct_writer import UNREADABLE
+from medseg.dicom.study import UNREADABLE
 from medseg.errors import GeometryError, ScanError, UsageError
 from medseg.gate import HINT_EXPORT, Gate
 from medseg.geometry import Geometry

@@ -7,9 +7,6 @@ joined to it by a slit (a keyhole), as many programs fill a hole that is a conto
 from __future__ import annotations
 
 import io
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,71 +15,19 @@ from hashlib import sha256
 import numpy as np
 import numpy.typing as npt
 from pydicom import DataElement, Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
 from medseg import __version__
 from medseg.dicom.contours import Mask, Points, enclosed, outlines
-from medseg.dicom.frames import RAS, Producer, header, labels_on, result_uid
-from medseg.dicom.privacy import quiet
-from medseg.dicom.study import completed
+from medseg.dicom.frames import RAS, Producer, labels_on, result_uid
+from medseg.dicom.study import fit, header_to_refer_to, inherit
 from medseg.errors import UsageError
 from medseg.plan import Code, Label
 from medseg.volume import Frame, LabelMap, Stack
 
-UNREADABLE = (  # all that pydicom and zipfile raise for a damaged file
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: retired, and still what readers expect here
 _SERIES_NUMBER = 900
 _MOST_BYTES = 65534  # of one value in Explicit VR, where its VR has a length of two bytes
-_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-_ALWAYS = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PositionReferenceIndicator",
-)
-_WHERE_PRESENT = (
-    "StudyDescription",
-    "PatientBirthTime",
-    "IssuerOfPatientID",
-    "TypeOfPatientID",
-    "EthnicGroup",
-    "PatientSize",
-    "PatientWeight",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "LongitudinalTemporalInformationModified",
-    "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID",
-    "ClinicalTrialTimePointDescription",
-    "ClinicalTrialCoordinatingCenterName",
-    "DeidentificationMethodCodeSequence",
-)
 
 
 @dataclass(frozen=True)
@@ -124,14 +69,14 @@ def encode_structures(
         raise UsageError("these labels do not lie on DICOM images", hint="give a DICOM scan, or write another format")
     if not labels.labels:
         raise UsageError("a structure set needs at least one label", hint="give the label map its table of labels")
-    source = _source_of(stack)
+    source = header_to_refer_to(stack)
     atoms = np.ascontiguousarray(labels_on(stack, labels).transpose(2, 0, 1))  # planes are what is looked at
     structures = [[*_contours(np.isin(atoms, label.atoms), stack)] for label in labels.labels]
     names = _names(labels.labels)
     dataset = _frame_of(source, producer, description, made or datetime.now().astimezone())
     _add_uids(dataset, stack, producer, _digest(names, labels.labels, structures))
     dataset.ReferencedFrameOfReferenceSequence = [_images(source, stack)]
-    about = _text(f"{producer.name} {producer.version}", 64)
+    about = fit(f"{producer.name} {producer.version}", 64)
     uid = source.FrameOfReferenceUID
     dataset.StructureSetROISequence = [
         _structure(label.value, name, uid, about) for label, name in zip(labels.labels, names, strict=True)
@@ -177,63 +122,21 @@ def _decimal(mm: float) -> str:
     return "0" if text == "-0" else text if len(text) <= 16 else f"{mm:.8e}"
 
 
-def _source_of(stack: Stack) -> Dataset:
-    """Return the header of the first frame's object, once it is sure that a result can refer to all frames."""
-    for keyword, uids in (
-        ("SOPInstanceUID", [frame.sop_instance for frame in stack.frames]),
-        ("SOPClassUID", [frame.sop_class for frame in stack.frames]),
-    ):
-        if not all(uids):
-            raise _lacking(keyword)
-    first = stack.frames[0]
-    try:
-        with quiet():
-            source = completed(header(first))
-            kept = Dataset()
-            for keyword in (*_NEEDED, *_ALWAYS, *_WHERE_PRESENT):
-                if keyword in source:
-                    value = source[keyword].value
-                    setattr(kept, keyword, str(value) if source[keyword].VR == "PN" and value else value)
-    except UsageError:
-        raise
-    except UNREADABLE as error:
-        raise UsageError(
-            f"the header of the scan cannot be read ({type(error).__name__})",
-            hint="leave the scan where it is until its results are written",
-        ) from None
-    for keyword in _NEEDED:
-        if not kept.get(keyword):
-            raise _lacking(keyword)
-    return kept
-
-
-def _lacking(keyword: str) -> UsageError:
-    return UsageError(
-        f"the scan has no {keyword}, which a structure set must refer to",
-        hint="export the scan again from its source, or write another format",
-    )
-
-
 def _frame_of(source: Dataset, producer: Producer, description: str, made: datetime) -> Dataset:
     """Return a structure set without structures: patient, study, equipment, and what the set is called."""
-    dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 192"
-    with quiet():
-        for keyword in _ALWAYS:
-            setattr(dataset, keyword, source.get(keyword) or "")
-        for keyword in (*_NEEDED, *_WHERE_PRESENT):
-            if keyword in source and keyword != "SeriesInstanceUID":
-                setattr(dataset, keyword, source[keyword].value)
+    dataset = inherit(source)
+    dataset.FrameOfReferenceUID = source.FrameOfReferenceUID
+    dataset.PositionReferenceIndicator = source.get("PositionReferenceIndicator") or ""
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesNumber = _SERIES_NUMBER
     dataset.InstanceNumber = 1
-    dataset.SeriesDescription = _text(description or f"medseg {producer.name}", 64)
+    dataset.SeriesDescription = fit(description or f"medseg {producer.name}", 64)
     dataset.OperatorsName = ""
     dataset.Manufacturer = "medseg"
-    dataset.ManufacturerModelName = _text(producer.name, 64)
-    dataset.SoftwareVersions = [f"medseg {__version__}", _text(producer.version, 64)]
-    dataset.StructureSetLabel = _text(producer.name, 16)
+    dataset.ManufacturerModelName = fit(producer.name, 64)
+    dataset.SoftwareVersions = [f"medseg {__version__}", fit(producer.version, 64)]
+    dataset.StructureSetLabel = fit(producer.name, 16)
     dataset.StructureSetDate = dataset.SeriesDate = f"{made:%Y%m%d}"
     dataset.StructureSetTime = dataset.SeriesTime = f"{made:%H%M%S}"
     dataset.ApprovalStatus = "UNAPPROVED"
@@ -323,8 +226,8 @@ def _observation(number: int, label: Label) -> Dataset:
 def _code(code: Code) -> Dataset:
     item = Dataset()
     setattr(item, "CodeValue" if len(code.value) <= 16 else "LongCodeValue", code.value)
-    item.CodingSchemeDesignator = _text(code.scheme, 16)
-    item.CodeMeaning = _text(code.meaning, 64)
+    item.CodingSchemeDesignator = fit(code.scheme, 16)
+    item.CodeMeaning = fit(code.meaning, 64)
     return item
 
 
@@ -332,15 +235,9 @@ def _names(labels: Sequence[Label]) -> list[str]:
     """Return the names of labels as ROIName can hold them: at most 64 characters, no two alike."""
     names: list[str] = []
     for label in labels:
-        name = _text(label.name, 64) or "label"
+        name = fit(label.name, 64) or "label"
         names.append(name if name not in names else f"{name[:58]} {label.value}")
     return names
-
-
-def _text(text: str, most: int) -> str:
-    """Return text as a value of at most `most` characters: without control characters, and in one value."""
-    plain = "".join(character for character in text if character.isprintable()).replace("\\", "/")
-    return plain.strip()[:most].strip()
 
 
 def _encoded(dataset: Dataset) -> bytes:

@@ -29,9 +29,8 @@ from medseg import __version__
 from medseg.dicom.frames import OFF_MM, OFF_STEPS, RAS, Producer, labels_on, result_uid
 from medseg.dicom.privacy import quiet
 from medseg.dicom.seg_segments import MAKER, describe
-from medseg.dicom.study import UTF_8, fit, inherit, study_header
+from medseg.dicom.study import UTF_8, fit, header_to_refer_to, inherit
 from medseg.errors import UsageError
-from medseg.gate import HINT_EXPORT
 from medseg.plan import Label
 from medseg.volume import LabelMap, Stack
 
@@ -82,7 +81,7 @@ def encode_segmentation(
         raise UsageError("the labels come from no DICOM series", hint="write NIfTI, or predict from a DICOM series")
     if not labels.labels:
         raise UsageError("a DICOM SEG needs a label", hint="give a label map with named labels")
-    source = _source(stack)
+    source = header_to_refer_to(stack)
     pixels = labels_on(stack, labels).T
     held = [{*np.flatnonzero(np.bincount(plane.ravel())).tolist()} for plane in pixels]
     overlap = _overlap(labels.labels, set().union(*held))
@@ -106,16 +105,6 @@ def encode_segmentation(
     with quiet():
         dataset.save_as(file, enforce_file_format=True)
     return b"".join((file.getvalue(), _frame_groups(frames, stack), encoded))  # in order of their tags
-
-
-def _source(stack: Stack) -> Dataset:
-    """Return the header of the object that holds the first frame, made fit to be inherited from."""
-    if not all(frame.sop_instance and frame.sop_class for frame in stack.frames):
-        raise UsageError("the scan has no SOPInstanceUID or SOPClassUID", hint=HINT_EXPORT)
-    source = study_header(stack)
-    if not source.get("FrameOfReferenceUID"):
-        raise UsageError("the scan has no FrameOfReferenceUID, so a result cannot lie in it", hint=HINT_EXPORT)
-    return source
 
 
 def _overlap(labels: Sequence[Label], present: set[int]) -> bool:

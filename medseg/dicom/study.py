@@ -10,10 +10,11 @@ import math
 import struct
 import unicodedata
 import zipfile
+import zlib
 
 from pydicom import DataElement, Dataset
 from pydicom.config import RAISE
-from pydicom.errors import BytesLengthException
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import DA, DT, TM, validate_value
 
 from medseg.dicom.frames import header
@@ -36,7 +37,6 @@ _EMPTY = (  # type 2 of the modules Patient and General Study
 )
 _INHERITED = (  # and what else says whose study it is
     "IssuerOfPatientID",
-    "PatientAge",
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "DeidentificationMethodCodeSequence",
@@ -45,17 +45,20 @@ _INHERITED = (  # and what else says whose study it is
 )
 _NUMBERS = {"DS", "IS"}
 _TIMES = {"DA": DA, "TM": TM, "DT": DT}
-_UNREADABLE = (  # what pydicom raises where bytes are no value
-    ValueError,
-    TypeError,
+UNREADABLE = (  # what pydicom and zipfile raise where bytes are not what they should be
     ArithmeticError,
-    LookupError,
     AttributeError,
-    NotImplementedError,
-    EOFError,
-    OSError,
-    struct.error,
     BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 _HINT_SOURCE = "send the scan from the archive again, and segment it anew"
 
@@ -72,12 +75,32 @@ def study_header(stack: Stack) -> Dataset:
     try:
         with quiet():
             found = header(frame)
-    except (OSError, KeyError, zipfile.BadZipFile):
+    except UNREADABLE:
         raise UsageError(
-            "the scan that was segmented is no longer there",
+            "the scan that was segmented is no longer there, or cannot be read",
             hint="put the scan back where it was, and write the result again",
         ) from None
     return completed(found)
+
+
+def header_to_refer_to(stack: Stack) -> Dataset:
+    """Return `study_header`, once it is sure that a result can refer to every frame and lie where they lie.
+
+    Raises
+    ------
+    UsageError
+        As `study_header`, and if a UID of an image or of the frame of reference is missing.
+    """
+    for keyword, uids in (
+        ("SOPInstanceUID", [frame.sop_instance for frame in stack.frames]),
+        ("SOPClassUID", [frame.sop_class for frame in stack.frames]),
+    ):
+        if not all(uids):
+            raise UsageError(f"the scan has no {keyword}, so a result cannot refer to it", hint=_HINT_SOURCE)
+    source = study_header(stack)
+    if not source.get("FrameOfReferenceUID"):
+        raise UsageError("the scan has no FrameOfReferenceUID, so a result cannot lie in it", hint=_HINT_SOURCE)
+    return source
 
 
 def completed(found: Dataset) -> Dataset:
@@ -141,7 +164,7 @@ def _legal(found: Dataset) -> Dataset:
             else:
                 _check_numbers(element)
                 kept.add(DataElement(tag, element.VR, element.value, already_converted=True))
-        except _UNREADABLE:
+        except UNREADABLE:
             continue
     return kept
 
