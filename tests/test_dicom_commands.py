@@ -190,6 +190,28 @@ def test_convert_brings_dicom_to_nifti_and_labels_there_and_back(study, run, tmp
         assert [label.name for label in read_labels(tmp_path / "back.seg.nrrd").labels] == ["label 1", "label 2"]
 
 
+def test_labels_of_a_tilted_scan_go_there_and_back(run, tmp_path):
+    folder = store(series(**TILTED), tmp_path / "study")
+    labels = labelled(folder)
+    for kind in ("dicom-seg", "rtstruct"):
+        (tmp_path / "labels.dcm").write_bytes(encode([kind], labels, PRODUCER)[kind])
+        code, _, err = run("convert", tmp_path / "labels.dcm", tmp_path / "back.seg.nrrd", "--scan", folder)
+        assert (code, "straightened" in err) == (0, True)
+        back = read_labels(tmp_path / "back.seg.nrrd")
+        assert back.geometry.same_as(labels.geometry)
+        for name in ("rest", "organ"):
+            again, truth = back.mask(name), labels.mask(name)
+            assert 2 * (again & truth).sum() / (again.sum() + truth.sum()) > 0.9  # two times to the nearest voxel
+
+
+def test_labels_that_overlap_are_explained_where_a_format_has_no_names(study, run, tmp_path):
+    (tmp_path / "labels.dcm").write_bytes(encode(["dicom-seg"], labelled(study), PRODUCER)["dicom-seg"])
+    code, _, err = run("convert", tmp_path / "labels.dcm", tmp_path / "back.nii.gz", "--scan", study)
+    assert code == 0
+    assert "labels overlap: 3 = rest + organ" in err
+    assert run("convert", tmp_path / "labels.dcm", tmp_path / "back.seg.nrrd", "--scan", study)[2] == ""
+
+
 def test_convert_refuses_what_makes_no_sense(study, run, tmp_path, sample):
     assert run("convert", study, tmp_path / "a.dcm")[0] == 2
     assert run("convert", sample, tmp_path / "a.dcm", "--scan", sample)[0] == 2

@@ -40,10 +40,37 @@ def read_any(source: Path, scan: Path | None, *, labels: bool, choice: Mapping[s
         from medseg.dicom.labels import count_labels
 
         if count_labels(source):
-            return read_labels(source, grid=_scan(scan, choice).geometry if scan else None)
+            return read_labels(source) if scan is None else _labels_of(source, _scan(scan, choice))
     if labels or suffix_of(source) == ".seg.nrrd":
         return read_labels(source, volume=None if from_dicom else choice["volume"])
     return read(source, **options)
+
+
+def explain_overlaps(labels: LabelMap, target: Path) -> str:
+    """Return which values stand for several labels at once, for a format that has no names; else ''."""
+    if suffix_of(target) == ".seg.nrrd":
+        return ""
+    held = {atom: [label.name for label in labels.labels if atom in label.atoms] for atom in labels.values()}
+    shared = [f"{atom} = {' + '.join(names)}" for atom, names in held.items() if len(names) > 1]
+    return f"labels overlap: {', '.join(shared)}" if shared else ""
+
+
+def _labels_of(source: Path, scan: Volume) -> LabelMap:
+    """Return a SEG or RTSTRUCT on the grid of its scan; from the slices of a tilted scan by the nearest voxel."""
+    from medseg.dicom.frames import grid_of
+
+    stack = scan.source.stack if scan.source else None
+    slices = grid_of(stack) if stack else None
+    labels = read_labels(source, grid=slices or scan.geometry)
+    placed, moved = on_grid_of(_empty(scan), labels, resample=True)
+    if not moved or placed.source is None:
+        return placed
+    warning = "the slices of the scan were straightened; each voxel of the label map is the nearest one"
+    return replace(placed, source=replace(placed.source, warnings=(*placed.source.warnings, warning)))
+
+
+def _empty(scan: Volume) -> LabelMap:
+    return LabelMap(np.zeros(scan.geometry.shape, np.uint8), scan.geometry)
 
 
 def as_dicom(image: Volume | LabelMap, target: Path, scan: Path | None, kind: str, choice: Mapping[str, Any]) -> None:
@@ -62,8 +89,7 @@ def as_dicom(image: Volume | LabelMap, target: Path, scan: Path | None, kind: st
     if scan is None or not holds_dicom(scan):
         raise UsageError("a DICOM object needs the DICOM series of its scan", hint="name its folder with --scan")
     onto = _scan(scan, choice)
-    empty = LabelMap(np.zeros(onto.geometry.shape, np.uint8), onto.geometry)
-    image, _ = on_grid_of(empty, image)
+    image, _ = on_grid_of(_empty(onto), image)
     named = replace(image, source=onto.source, labels=image.labels or _numbered(image))
     encoded = encode([kind], named, Producer("medseg convert", __version__, sha256(named.array.tobytes()).hexdigest()))
     write_atomic(target, [encoded[kind]])

@@ -42,8 +42,9 @@ def convert(
     SEG, RTSTRUCT and .seg.nrrd are read as label maps, and what becomes .seg.nrrd or DICOM is one. A label map becomes
     DICOM only with --scan: the DICOM series that it was drawn on.
     """
-    from medseg.cli.conversion import as_dicom, read_any
+    from medseg.cli.conversion import as_dicom, explain_overlaps, read_any
     from medseg.io import write
+    from medseg.volume import LabelMap
 
     choice = {"volume": volume, "series": series, "repair": repair, "suv": suv}
     to_dicom = target.suffix.lower() == ".dcm"
@@ -51,6 +52,8 @@ def convert(
     image = read_any(source, scan, labels=wanted, choice=choice)
     for warning in image.source.warnings if image.source else ():
         print(f"warning: {source}: {warning}", file=sys.stderr)
+    if not to_dicom and isinstance(image, LabelMap) and (overlaps := explain_overlaps(image, target)):
+        print(f"warning: {source}: {overlaps}", file=sys.stderr)
     if to_dicom:
         as_dicom(image, target, scan, kind.value, choice)
     else:

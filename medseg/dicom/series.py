@@ -83,7 +83,9 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """'ok', a code with what is wrong, or what will be done about it."""
+        """'ok', a code with what is wrong, what will be done about it, or why it is not picked by itself."""
+        if self.aside:
+            return f"passed over: {self.aside}"
         faults = [placement.fault for placement in self.placements if placement.fault]
         if faults:
             return f"{faults[0].code}: {faults[0].problem}"
@@ -91,8 +93,6 @@ class Row:
         twins = sum(len(placement.twins) for placement in self.placements)
         if twins:
             said.append(f"ok, if {twins} slices at the position of another are the same")
-        if self.aside:
-            said.append(self.aside)
         return "; ".join(said) or "ok"
 
     def _tilt(self) -> float:
