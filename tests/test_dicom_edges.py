@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGLSLossless, RLELossless
 from test_dicom_series import refused
 from test_dicom_values import with_pixels
 
+from medseg import read
 from medseg.dicom.frames import Producer
 from medseg.dicom.results import encode
 from medseg.dicom.series import read_series, survey
@@ -339,3 +340,35 @@ def test_what_a_header_holds_steers_no_terminal(tmp_path):
 def test_a_pipe_is_no_scan(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe").code == "NOT_A_FILE"
+
+
+def test_a_preamble_that_says_tiff_is_still_dicom(tmp_path, bundle_file, run):
+    folder = store(series(), tmp_path / "study", suffix="")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        path.write_bytes(b"II*\0" + content[4:])
+    np.testing.assert_array_equal(read(folder).array[0], body())
+    assert read(next(folder.iterdir())).geometry.shape == (40, 32, 1)
+    assert run("predict", folder, "-m", bundle_file())[0] == 0
+
+
+def test_a_little_padding_behind_the_pixels_is_said(tmp_path):
+    datasets = series()
+    datasets[4].PixelData += bytes(20)
+    volume = read_series(store(datasets, tmp_path / "a"))
+    np.testing.assert_array_equal(volume.array[0], body())
+    assert volume.source.warnings == ("slice 5 holds 20 bytes behind its pixels",)
+
+
+def test_a_radiograph_is_a_picture_and_two_are_two(tmp_path):
+    views = []
+    for k, dataset in enumerate(series()[:2]):
+        dataset.SOPClassUID, dataset.Modality = "1.2.840.10008.5.1.4.1.1.1.1", "DX"
+        del dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.PixelSpacing
+        dataset.SOPInstanceUID = f"1.2.3.{k}"
+        views.append(dataset)
+    picture = read_series(store(views[:1], tmp_path / "one"))
+    assert not picture.geometry.physical
+    np.testing.assert_array_equal(picture.array[0, ..., 0], body()[..., 0])
+    assert code_of(views, tmp_path / "two") == "SEVERAL_SERIES"
+    assert read_series(tmp_path / "two", series="2").geometry.shape == (40, 32, 1)

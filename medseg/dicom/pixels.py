@@ -25,7 +25,6 @@ from medseg.dicom.parts import Damaged, Part, Stream
 from medseg.dicom.planes import Plane
 from medseg.dicom.streams import check_streams
 from medseg.gate import HINT_COPY, Gate, readable
-from medseg.progress import Progress, silent
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +32,7 @@ _DECODER = Path(__file__).with_name("decoder.py")
 _MAX_RATIO = 20_000  # no image compression of a real slice reaches this; a black 512 x 512 JPEG 2000 has 3,000
 _CHILD_BYTES = 3 << 30  # of address space, beside what the pixels need
 _COLOURS = frozenset({"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "ARGB", "CMYK", "HSV"})
+_PADDED = 1.02  # times the pixels: what some writers fill up to a block
 _HINT_DECODE = "copy it again from the source, or convert it with gdcmconv"
 _PATIENCE = 60.0  # seconds for one frame
 _SECONDS_PER_BYTE = 2e-6  # and what a large frame may take longer
@@ -43,7 +43,7 @@ _CODES = {
 }
 
 
-def read_stored(planes: Sequence[Plane], gate: Gate, *, progress: Progress = silent) -> Array:
+def read_stored(planes: Sequence[Plane], gate: Gate) -> Array:
     """Return the stored values of planes of one format: (K, rows, columns[, samples]), in native byte order.
 
     Raises
@@ -60,7 +60,6 @@ def read_stored(planes: Sequence[Plane], gate: Gate, *, progress: Progress = sil
     packed = [(n, plane) for n, plane in enumerate(planes) if plane.elements.syntax not in NATIVE]
     _share(plain, lambda some: _read_plain(some, array, gate))
     _share(packed, lambda some: _decode(some, array, gate))
-    progress("read", 1.0)
     return array
 
 
@@ -93,7 +92,9 @@ def _check(plane: Plane, shape: tuple[int, ...], dtype: np.dtype[Any], gate: Gat
             _truncated(gate, plane, there, total)
         if elements.length > total + total % 2:
             problem = f"{plane.name} declares {readable(total)} of pixels and holds {readable(elements.length)}"
-            gate.refuse("PIXEL_LENGTH", problem, "export the series again from its source")
+            if elements.length > _PADDED * total:
+                gate.refuse("PIXEL_LENGTH", problem, "export the series again from its source")
+            gate.warn(f"{plane.name} holds {elements.length - total} bytes behind its pixels")
     elif elements.length != UNDEFINED or there * _MAX_RATIO < need:
         _truncated(gate, plane, there, need)
 

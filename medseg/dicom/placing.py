@@ -58,6 +58,8 @@ class Placement:
         Angle in degrees between the normal and the line through the positions.
     fault : Fault, optional
         Why the volume must not be used as it is.
+    picture : bool
+        Whether it is one radiograph, which lies nowhere and has no physical size.
     """
 
     planes: tuple[Plane, ...]
@@ -67,6 +69,7 @@ class Placement:
     step: float = 1.0
     tilt: float = 0.0
     fault: Fault | None = None
+    picture: bool = False
 
     @property
     def even(self) -> bool:
@@ -83,6 +86,8 @@ class Placement:
 
 def place(planes: Sequence[Plane]) -> Placement:
     """Return where the planes of one volume lie, with the fault that forbids to use them, if there is one."""
+    if len(planes) == 1 and planes[0].radiograph and not planes[0].placeless:
+        return Placement(tuple(planes), picture=True)
     fault = _unplaced(planes)
     if fault:
         return Placement(tuple(planes), fault=fault)

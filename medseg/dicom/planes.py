@@ -17,6 +17,8 @@ from medseg.dicom.parts import Damaged, Part
 from medseg.dicom.privacy import quiet
 from medseg.volume import Frame
 
+_IMAGES = "1.2.840.10008.5.1.4.1.1."
+_RADIOGRAPHS = frozenset({"1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1"})
 _SLOPE, _INTERCEPT = 0x00281053, 0x00281052
 _GROUPED = frozenset(  # SOP classes whose frames have functional groups (PS3.3 C.7.6.16)
     f"1.2.840.10008.5.1.4.1.1.{end}"
@@ -100,6 +102,11 @@ class Plane:
     def modality(self) -> str:
         """CT, MR, PT, ...; '?' for what is no such code."""
         return self.elements.code(0x00080060)
+
+    @property
+    def radiograph(self) -> bool:
+        """Whether it is a projection (CR, DX, MG): a picture that has no place in the patient."""
+        return not self.position and self.frame().sop_class.removeprefix(_IMAGES) in _RADIOGRAPHS
 
     @property
     def placeless(self) -> bool:

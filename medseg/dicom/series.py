@@ -26,7 +26,6 @@ from medseg.dicom.suv import suv_factor
 from medseg.dicom.values import AIR, keep_stored_bits, physical, with_air
 from medseg.gate import HINT_COPY, Gate
 from medseg.geometry import Geometry
-from medseg.progress import Progress, silent
 from medseg.volume import Source, Stack, Volume
 
 _NO_SCANS = {  # SOP classes with pixels that are no scans
@@ -86,6 +85,8 @@ class Row:
         """'ok', a code with what is wrong, what will be done about it, or why it is not picked by itself."""
         if self.aside:
             return f"passed over: {self.aside}"
+        if self.placements[0].picture:
+            return "ok, a radiograph: a picture without a place in the patient"
         faults = [placement.fault for placement in self.placements if placement.fault]
         if faults:
             return f"{faults[0].code}: {faults[0].problem}"
@@ -175,7 +176,6 @@ def read_series(
     volume: int | None = None,
     repair: bool = False,
     suv: bool = False,
-    progress: Progress = silent,
 ) -> Volume:
     """Return one volume of a folder, zip archive or file of DICOM.
 
@@ -191,8 +191,6 @@ def read_series(
         Interpolate over gaps and uneven spacing instead of refusing them.
     suv : bool
         PET as standardised uptake values by body weight instead of Bq/mL.
-    progress : callable
-        Told how far reading has come.
 
     Raises
     ------
@@ -209,20 +207,25 @@ def read_series(
     lost = {kind: count for kind, count in found.passed.items() if kind in LOST}
     for kind, count in sorted((aside | lost).items()):
         gate.warn(f"passed over: {count} {kind}")
-    return _read(placement, gate, suv=suv, progress=progress)
+    return _read(placement, gate, suv=suv)
 
 
-def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) -> Volume:
+def _read(placement: Placement, gate: Gate, *, suv: bool) -> Volume:
     planes = placement.planes
     if any("MOSAIC" in plane.image_type for plane in planes):
         gate.refuse("MOSAIC", "holds mosaics, many slices in one picture", "convert it with dcm2niix, give the .nii.gz")
     _compare_twins(placement, gate)
-    values = physical(read_stored(planes, gate, progress=progress), planes, gate)
+    values = physical(read_stored(planes, gate), planes, gate)
     if suv and values.ndim == 4:
         gate.refuse("NO_SUV", "is in colour", "read it without SUV")
     if suv:
         factors = [suv_factor(plane, gate) for plane in planes]
         values = values * np.array(factors, np.float32)[:, None, None]
+    bright = planes[0].elements.text(0x00280004) == "MONOCHROME1"
+    if placement.picture:
+        array = values.transpose(2, 1, 0)[None] if values.ndim == 3 else values.transpose(3, 2, 1, 0)
+        grid = Geometry(np.eye(4), (*planes[0].size, 1), physical=False)
+        return Volume(array, grid, Source(gate.path, "dicom", tuple(gate.warnings), low_is_bright=bright))
     stack = stack_of(placement)
     _say_what_is_odd(placement, gate)
     if needs_reslice(placement):
@@ -235,7 +238,6 @@ def _read(placement: Placement, gate: Gate, *, suv: bool, progress: Progress) ->
         geometry = _grid(stack, gate)
     array = values.transpose(2, 1, 0)[None] if values.ndim == 3 else values.transpose(3, 2, 1, 0)
     gate.geometry(geometry.affine, geometry.shape)
-    bright = planes[0].elements.text(0x00280004) == "MONOCHROME1"
     return Volume(array, geometry, Source(gate.path, "dicom", tuple(gate.warnings), b"", stack, bright))
 
 

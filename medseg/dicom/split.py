@@ -116,7 +116,8 @@ def _key(plane: Plane) -> Hashable:
     samples = elements.short(0x00280002, 1)
     kind = (elements.text(0x00080016), plane.image_type, samples, elements.short(0x00280100), plane.placeless)
     series = plane.series if plane.series[1] else (*plane.series, plane.part.path.parent)
-    multi = plane.frame().sop_instance or plane.part if plane.number or plane.placeless else ""
+    alone = plane.number or plane.placeless or plane.radiograph
+    multi = plane.frame().sop_instance or plane.part if alone else ""
     return (series, elements.values.get(_PATIENT, b""), plane.size, kind, plane.echo, plane.stack, multi)
 
 

@@ -143,6 +143,8 @@ def _head(path: Path, gate: Gate) -> bytes:
 
 
 def _by_content(head: bytes) -> str:
+    if head[128:132] == b"DICM":  # its preamble may say that it is TIFF too
+        return ""
     if head[:2] == GZIP_MAGIC:
         head = _inflate(head)
     if head[:4] in _NIFTI_SIZES and (head[344:346] in (b"n+", b"ni") or head[4:6] in (b"n+", b"ni")):
