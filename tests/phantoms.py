@@ -146,3 +146,10 @@ def stack_of(folder: Path):
         [plane_affine(d.ImagePositionPatient, d.ImageOrientationPatient, d.PixelSpacing) for _, d in found]
     )
     return Stack(frames, affines, (int(found[0][1].Columns), int(found[0][1].Rows)))
+
+
+def headers(stack) -> list[Dataset]:
+    """Return the datasets of the objects that hold the frames of a stack, each once, in their order, without pixels."""
+    from medseg.dicom.frames import header
+
+    return [header(frame) for frame in {(frame.path, frame.member): frame for frame in stack.frames}.values()]

@@ -133,16 +133,16 @@ def test_scrubbed_exceptions_hold_no_value_and_keep_type_and_tag():
         assert scrub(error).startswith(type(error).__name__)
 
 
-def test_install_holds_for_the_whole_process_and_leaves_others_alone(tmp_path):
+def test_withheld_holds_for_a_whole_process_and_leaves_others_alone(tmp_path):
     (tmp_path / "canary.dcm").write_bytes(canary_file())
     program = """
 import logging, sys, warnings
 import pydicom.config
 logging.basicConfig(level=logging.DEBUG)
 logging.captureWarnings(sys.argv[2] == "captured")
-from medseg.dicom.privacy import install
+from medseg.dicom.privacy import withheld
 before = warnings.filters[:]
-install(); install()
+guard = withheld(); guard.__enter__()
 assert warnings.filters == before
 pydicom.config.debug(True)
 warnings.simplefilter("always")

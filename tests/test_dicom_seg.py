@@ -14,12 +14,12 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import ORDERS, rotation
-from phantoms import body, organ, series, stack_of, store
+from phantoms import body, headers, organ, series, stack_of, store
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from medseg.dicom.frames import Producer, grid_of, headers, uid_of
+from medseg.dicom.frames import Producer, grid_of, uid_of
 from medseg.dicom.seg_reader import read_segmentation, source_instances
 from medseg.dicom.seg_writer import encode_segmentation
 from medseg.errors import ScanError, UsageError

@@ -11,11 +11,11 @@ import highdicom
 import numpy as np
 import pytest
 from conftest import rotation
-from phantoms import body, organ, series, stack_of, store
+from phantoms import body, headers, organ, series, stack_of, store
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
-from medseg.dicom.frames import Producer, grid_of, headers
+from medseg.dicom.frames import Producer, grid_of
 from medseg.dicom.seg_writer import encode_segmentation
 from medseg.dicom.sr_writer import encode_report
 from medseg.errors import UsageError

@@ -31,12 +31,6 @@ class Producer:
     sha256: str
 
 
-def headers(stack: Stack) -> list[Dataset]:
-    """Return the datasets of the objects that hold the frames, each once, in their order, without pixels."""
-    objects = {(frame.path, frame.member): frame for frame in stack.frames}
-    return [header(frame) for frame in objects.values()]
-
-
 def header(frame: Frame) -> Dataset:
     """Return the dataset of the object that holds a frame, without its pixels."""
     if not frame.member:

@@ -52,15 +52,6 @@ def withheld() -> Iterator[None]:
         _watch.end(silent=False)
 
 
-def install() -> None:
-    """From now on, what those packages log or warn of carries no text of theirs, in the whole process.
-
-    For programs of our own, that decide what their process prints. Warnings are still warned of (and are still errors
-    where the filters say so), as a sentence without values.
-    """
-    _watch.install()
-
-
 def scrub(error: BaseException | str) -> str:
     """Return what may be told of an exception of those packages, or of its text: its type, tags and representation.
 
@@ -130,7 +121,6 @@ class _Watch:
         self._lock = threading.Lock()
         self._users = 0
         self._silent = 0
-        self._installed = False
         self._warn: Callable[..., None] = warnings.warn
         self._factory: Callable[..., logging.LogRecord] = logging.getLogRecordFactory()
         self._before: tuple[Callable[..., None], Callable[..., logging.LogRecord]] = (self._warn, self._factory)
@@ -148,11 +138,6 @@ class _Watch:
             self._silent -= silent
             if not self._users:
                 self._uproot()
-
-    def install(self) -> None:
-        if not self._installed:
-            self._installed = True
-            self.begin(silent=False)
 
     def _plant(self) -> None:
         self._before = warnings.warn, logging.getLogRecordFactory()

@@ -111,11 +111,6 @@ def source_instances(dataset: Dataset) -> set[str]:
     }
 
 
-def source_series(dataset: Dataset) -> set[str]:
-    """Return the SeriesInstanceUIDs that a structure set refers to, as far as they can be read."""
-    return {uid for series in _series(dataset) if (uid := _string(series, "SeriesInstanceUID"))}
-
-
 def _series(dataset: Dataset) -> Iterator[Dataset]:
     for frame in _items(dataset, "ReferencedFrameOfReferenceSequence"):
         for study in _items(frame, "RTReferencedStudySequence"):
