@@ -170,7 +170,7 @@ def test_an_object_that_reads_back_differently_is_not_delivered(study):
     moved = replace(labels, array=np.roll(labels.array, 1, axis=0))
     for kind, content in encoded.items():
         check(content, labels, kind)
-        with pytest.raises(OutputError, match="read back differs in"):
+        with pytest.raises(OutputError, match="read back it differs in"):
             check(content, moved, kind)
 
 

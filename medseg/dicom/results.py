@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from pydicom import dcmread
 
 from medseg.dicom.frames import Producer, grid_of, labels_on
@@ -17,6 +18,7 @@ from medseg.dicom.seg_reader import read_segmentation
 from medseg.dicom.seg_writer import encode_segmentation
 from medseg.errors import OutputError, ScanError, UsageError
 from medseg.geometry import Geometry
+from medseg.plan import Label
 from medseg.volume import LabelMap, Stack
 
 _EVEN = 0.01  # fraction of the step by which a frame may lie beside a plane
@@ -84,7 +86,7 @@ def check(encoded: bytes, labels: LabelMap, kind: str) -> None:
     Raises
     ------
     OutputError
-        With the label concerned.
+        With the number of voxels that differ.
     """
     stack = labels.source.stack if labels.source else None
     if stack is None:
@@ -98,11 +100,27 @@ def check(encoded: bytes, labels: LabelMap, kind: str) -> None:
             found = reader(Path(kind), dataset, grid=grid)  # not the scan's path, which may name the patient
     except ScanError as error:
         raise OutputError(f"{error.problem} (reading it back)", hint=_REPORT) from None
-    for label, again in zip(labels.labels, found.labels, strict=True):
-        mask = found.mask(again.name)
-        off = int((np.isin(wanted, label.atoms) != mask[..., planes]).sum()) + int(mask.sum() - mask[..., planes].sum())
-        if off:
-            raise OutputError(f"{kind}: {label.name} read back differs in {off} voxels", hint=_REPORT)
+    if len(found.labels) != len(labels.labels):
+        raise OutputError(f"{kind}: read back it has {len(found.labels)} labels", hint=_REPORT)
+    own, again = _memberships(labels.labels, found.labels, int(wanted.max()), int(found.array.max()))
+    off = 0
+    for plane in range(grid.shape[2]):  # one that no frame lies on must be empty
+        truth = own[wanted[..., planes.index(plane)]] if plane in planes else 0
+        off += int((again[found.array[..., plane]] != truth).sum())
+    if off:
+        raise OutputError(f"{kind}: read back it differs in {off} voxels from the label map", hint=_REPORT)
+
+
+def _memberships(
+    labels: Sequence[Label], again: Sequence[Label], last: int, last_again: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return, for the atoms of two label maps, a number for the set of labels that each stands for; 0 for none."""
+    numbers: dict[tuple[int, ...], int] = {(): 0}
+    tables = []
+    for some, highest in ((labels, last), (again, last_again)):
+        sets = [tuple(n for n, label in enumerate(some) if atom in label.atoms) for atom in range(highest + 1)]
+        tables.append(np.array([numbers.setdefault(those, len(numbers)) for those in sets]))
+    return tables[0], tables[1]
 
 
 def spread(stack: Stack) -> tuple[Geometry, list[int]]:
