@@ -239,6 +239,16 @@ def test_evaluate_takes_dicom_on_either_side(study, run, tmp_path, kind):
     assert code == 0, err
 
 
+def test_folders_of_results_are_evaluated_whatever_forms_they_have(study, bundle_file, run, tmp_path):
+    model = bundle_file()
+    for folder, formats in (("all", "nifti,dicom-seg,rtstruct,sr"), ("dicom", "dicom-seg,dicom-labelmap,rtstruct")):
+        assert run("predict", study, "-m", model, "-o", tmp_path / folder, "--format", formats)[0] == 0
+    for pair in (("all", "dicom"), ("dicom", "all"), ("all", "all")):
+        code, out, err = run("evaluate", *(tmp_path / name for name in pair), "--labels", "1=1", "--progress", "none")
+        assert (code, err) == (0, ""), pair
+        assert out.startswith("1 case")
+
+
 def test_two_segmentations_of_different_slices_are_compared_whole(study, run, tmp_path):
     labels = replace(labelled(study), labels=(Label(value=2, name="organ"),))
     early, late = (replace(labels, array=labels.array * keep) for keep in (np.arange(12) < 7, np.arange(12) >= 5))

@@ -14,6 +14,8 @@ from medseg.io import PICTURES, SUFFIXES, read_labels, scans_in, stem_of, suffix
 from medseg.progress import Progress, silent
 from medseg.volume import LabelMap
 
+_FORMS = ("_labelmap", "_rtstruct", "_sr", "_sc")  # of a result, as `medseg predict` names its DICOM objects
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -38,7 +40,8 @@ def pair_files(predictions: Path, references: Path) -> Pairing:
     """Return the pairs of two files or two folders.
 
     In folders, files pair by their names without suffix; `_seg` at the end of either name, as `medseg predict` writes,
-    does not count. Beside a file with it the scan of the same name is passed over, and so is the picture of a result.
+    does not count. Beside a file with it the scan of the same name is passed over, and so are the picture of a result
+    and its DICOM objects beside another form of it.
 
     A folder with a DICOM SEG or RTSTRUCT and its scan, and no other label map, is one case.
 
@@ -116,7 +119,7 @@ def read_pair(pair: Pair, settings: Settings) -> tuple[LabelMap, LabelMap]:
 
 def _label_maps(folder: Path) -> dict[str, list[Path]]:
     """Return the label maps directly in a folder, by the names of their cases."""
-    found = sorted([*scans_in(folder), *folder.glob("*.dcm")])
+    found = _with_dicom(folder, scans_in(folder))
     volumes = {stem_of(path) for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES}
     found = [path for path in found if stem_of(path) not in volumes or SUFFIXES.get(suffix_of(path)) not in PICTURES]
     results = {_case(path) for path in found if stem_of(path).endswith("_seg")}
@@ -125,6 +128,15 @@ def _label_maps(folder: Path) -> dict[str, list[Path]]:
         if stem_of(path).endswith("_seg") or stem_of(path) not in results:
             cases.setdefault(_case(path), []).append(path)
     return cases
+
+
+def _with_dicom(folder: Path, found: Sequence[Path]) -> list[Path]:
+    """Return files and the DICOM objects of a folder, without those that only repeat one of them in another form."""
+    objects = sorted(folder.glob("*.dcm"))
+    others = {stem_of(path) for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES}
+    stems = others | {stem_of(path) for path in objects}
+    repeats = {f"{stem}{end}" for stem in stems for end in _FORMS} | others
+    return sorted([*found, *(path for path in objects if stem_of(path) not in repeats)])
 
 
 def _is_one_case(folder: Path) -> bool:
