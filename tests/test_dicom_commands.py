@@ -121,6 +121,13 @@ def test_a_gap_is_refused_or_repaired_and_the_report_says_so(tmp_path, bundle_fi
     assert len(dcmread(tmp_path / "study_seg.dcm").ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 11
 
 
+def test_results_inside_the_study_do_not_hinder_the_next_run(study, bundle_file, run):
+    words = ("predict", study, "-m", bundle_file(), "-o", study, "--format", "nifti,dicom-seg,rtstruct,sr,sc")
+    for _ in range(2):
+        assert run(*words)[0] == 0
+    assert "passed over: 1 secondary captures" in json.loads((study / "study_seg.json").read_text())["scan"]["warnings"]
+
+
 def test_dicom_beside_other_scans_is_never_half_read(study, bundle_file, run, tmp_path):
     write(read(study), study / "scan.nii.gz")
     code, _, err = run("predict", study, "-m", bundle_file())

@@ -81,7 +81,7 @@ def _in_folder(folder: Path, plan: Plan) -> list[tuple[Path, ...]]:
     found = scans_in(folder)
     if plan.axes == 3:
         found = [path for path in found if SUFFIXES.get(suffix_of(path)) not in PICTURES]
-    stems = {stem_of(path) for path in found}
+    stems = {stem_of(path) for path in found} | {stem_of(folder)}  # of DICOM, results are named after the folder
     found = [path for path in found if suffix_of(path) != ".seg.nrrd" and not _is_result(stem_of(path), stems)]
     if not found and holds_dicom(folder):
         return [(folder,)]

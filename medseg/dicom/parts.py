@@ -163,7 +163,7 @@ def holds_dicom(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     try:
-        return bool(_in_archive(path).parts)
+        return bool(_in_archive(path, only_first=True).parts)
     except ValueError:
         return True  # a damaged archive is for `find` to refuse
 
@@ -243,7 +243,7 @@ def _file_is_dicom(path: Path) -> bool:
         return is_dicom(file.read(_HEAD))
 
 
-def _in_archive(path: Path) -> Found:
+def _in_archive(path: Path, *, only_first: bool = False) -> Found:
     gate = Gate(path)
     try:
         archive = zipfile.ZipFile(path)
@@ -264,16 +264,23 @@ def _in_archive(path: Path) -> Found:
             gate.refuse(
                 "MEMORY", f"holds a file of {readable(member.file_size)}", "unpack it on a larger machine and look"
             )
-        try:
-            with archive.open(member) as file:
-                kind = "" if is_dicom(file.read(_HEAD)) else "files of other kinds"
-        except (*_DAMAGE, ValueError, OSError):
-            _refuse_archive(gate, "is a damaged zip archive, or packed by an unknown method")
+        kind = _kind_in(archive, member, gate)
         if kind:
             found.passed[kind] += 1
         else:
             found.parts.append(Part(path, member.filename, archive))
+            if only_first:
+                break
     return found
+
+
+def _kind_in(archive: zipfile.ZipFile, member: zipfile.ZipInfo, gate: Gate) -> str:
+    """Return the kind of a member; empty for DICOM objects."""
+    try:
+        with archive.open(member) as file:
+            return "" if is_dicom(file.read(_HEAD)) else "files of other kinds"
+    except (*_DAMAGE, ValueError, OSError):
+        _refuse_archive(gate, "is a damaged zip archive, or packed by an unknown method")
 
 
 def _refuse_archive(gate: Gate, problem: str) -> NoReturn:

@@ -17,11 +17,11 @@ from medseg.dicom.parts import Damaged, Part
 from medseg.dicom.privacy import quiet
 from medseg.volume import Frame
 
-_IMAGES = "1.2.840.10008.5.1.4.1.1."
+IMAGES = "1.2.840.10008.5.1.4.1.1."  # how the UIDs of image classes begin
 _RADIOGRAPHS = frozenset({"1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1"})
 _SLOPE, _INTERCEPT = 0x00281053, 0x00281052
 _GROUPED = frozenset(  # SOP classes whose frames have functional groups (PS3.3 C.7.6.16)
-    f"1.2.840.10008.5.1.4.1.1.{end}"
+    f"{IMAGES}{end}"
     for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "7.2", "7.3", "7.4", "13.1.1", "13.1.2", "13.1.3")
 )
 _MOMENTS = {  # elements that may tell one pass over the same positions from the next, most telling first
@@ -106,7 +106,7 @@ class Plane:
     @property
     def radiograph(self) -> bool:
         """Whether it is a projection (CR, DX, MG): a picture that has no place in the patient."""
-        return not self.position and self.frame().sop_class.removeprefix(_IMAGES) in _RADIOGRAPHS
+        return not self.position and self.frame().sop_class.removeprefix(IMAGES) in _RADIOGRAPHS
 
     @property
     def placeless(self) -> bool:

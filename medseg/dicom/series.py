@@ -19,7 +19,7 @@ from medseg.dicom.frames import grid_of
 from medseg.dicom.parts import LOST, Damaged, Part, find
 from medseg.dicom.pixels import read_stored
 from medseg.dicom.placing import Placement, place
-from medseg.dicom.planes import Plane, description, planes_of
+from medseg.dicom.planes import IMAGES, Plane, description, planes_of
 from medseg.dicom.reslice import needs_reslice, resliced
 from medseg.dicom.split import moments, normal_of, split
 from medseg.dicom.suv import suv_factor
@@ -36,8 +36,7 @@ _NO_SCANS = {  # SOP classes with pixels that are no scans
     "77.1.6": "slides",
     "11.1": "presentation states",
 }
-_IMAGES = "1.2.840.10008.5.1.4.1.1."
-_SECONDARY = (_IMAGES + "7", _IMAGES + "7.1", _IMAGES + "7.2", _IMAGES + "7.3", _IMAGES + "7.4")
+_SECONDARY = (IMAGES + "7", IMAGES + "7.1", IMAGES + "7.2", IMAGES + "7.3", IMAGES + "7.4")
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _OTHER_DIRECTION = 0.9  # cosine of the angle between normals
 _PROJECTIONS = {"MIP", "MINIP", "PROJECTION IMAGE"}
@@ -297,13 +296,13 @@ def _planes_in(part: Part, passed: Counter[str], gate: Gate) -> list[Plane] | Da
     try:
         elements = read_elements(part)
         kind = elements.text(0x00080016) or elements.text(0x00020002)
-        planes = [] if kind.removeprefix(_IMAGES) in _NO_SCANS else planes_of(part, elements)
+        planes = [] if kind.removeprefix(IMAGES) in _NO_SCANS else planes_of(part, elements)
     except Damaged as error:
         return error
     except OSError as error:
         gate.refuse("UNREADABLE", f"holds a file that cannot be read: {error.strerror}", "check the permissions")
     if not planes:
-        passed[_NO_SCANS.get(kind.removeprefix(_IMAGES), "DICOM objects without pixels")] += 1
+        passed[_NO_SCANS.get(kind.removeprefix(IMAGES), "DICOM objects without pixels")] += 1
     return planes
 
 

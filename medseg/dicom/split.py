@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def moments(planes: Sequence[Plane]) -> list[list[Plane]]:
     temporal position, diffusion weight, trigger time, acquisition, or time; else by instance numbers, where those
     run through one pass after the other. Planes that nothing divides stay together.
     """
-    if not all(plane.position and has_axes(plane) for plane in planes):
+    if not all(plane.position and _has_axes(plane) for plane in planes):
         return [list(planes)]
     places = _places(planes)
     counts = Counter(places)
@@ -67,7 +68,7 @@ def _apart(planes: Sequence[Plane]) -> list[list[Plane]]:
     return [[planes[index] for index in group] for _, group in groupby(order, key=lambda index: values[index])]
 
 
-def has_axes(plane: Plane) -> bool:
+def _has_axes(plane: Plane) -> bool:
     """Return whether the orientation of a plane spans one."""
     if not plane.orientation:
         return False
@@ -86,9 +87,9 @@ def _by_instance(planes: Sequence[Plane], places: Sequence[int], passes: int) ->
     return parts if len(parts) == passes else []
 
 
-def _parted(planes: Sequence[Plane], places: Sequence[int], values: Sequence[Hashable]) -> list[list[Plane]]:
+def _parted(planes: Sequence[Plane], places: Sequence[int], values: Sequence[Any]) -> list[list[Plane]]:
     """Return the planes by value, or nothing where a part lacks a position or has one twice."""
-    order = sorted(range(len(planes)), key=lambda index: values[index])  # type: ignore[arg-type, return-value]
+    order = sorted(range(len(planes)), key=lambda index: values[index])
     parts = [list(group) for _, group in groupby(order, key=lambda index: values[index])]
     every = sorted(set(places))
     if any(sorted(places[index] for index in part) != every for part in parts):
