@@ -32,6 +32,59 @@ _HINT_COPY = "copy or download the model again, and compare its sha256"
 Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
 
 
+class LabelScore(Record):
+    """How well one label was found in cases that a member had not seen: a mean and its 95 % interval.
+
+    Parameters
+    ----------
+    label : str
+        Name of the label.
+    metric : 'dice' or 'hd95_mm'
+        What is averaged; a missed label counts as the worst there is.
+    n, missed : int
+        Cases with the label in reference or prediction; of those, cases in which it was missed or made up.
+    mean, low, high : float, optional
+        None where it is undefined.
+    """
+
+    label: str
+    metric: str
+    n: int
+    missed: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class WorstCase(Record):
+    """A case in which a label was found badly."""
+
+    case: str
+    label: str
+    dice: float
+
+
+class Validation(Record):
+    """Scores in cases that were held back from the member that was asked.
+
+    Parameters
+    ----------
+    how : str
+        In words: which cases were held back, by whom they were predicted.
+    cases : int
+        How many.
+    scores : tuple of LabelScore
+        For each label and metric.
+    worst : tuple of WorstCase
+        The worst ones, first the worst.
+    """
+
+    how: str
+    cases: Annotated[int, Field(ge=1)]
+    scores: tuple[LabelScore, ...]
+    worst: tuple[WorstCase, ...] = ()
+
+
 class Card(Record):
     """What a person must know about a model before using it."""
 
@@ -43,6 +96,7 @@ class Card(Record):
     licence: str
     attribution: str
     scores: dict[str, float] = Field(default_factory=dict)
+    validation: Validation | None = None
     limits: tuple[str, ...] = ()
 
 

@@ -8,6 +8,7 @@ MedsegError
 ├── BundleError       a model file that is damaged, hostile or unknown (ValueError)
 ├── UsageError        arguments that do not fit together (ValueError)
 ├── Refused           a result that the quality check refuses, for a strict user (ValueError)
+├── TrainingError     a training that cannot go on (RuntimeError)
 ├── DeviceError       a device that is not there (RuntimeError)
 └── OutputError       a result that cannot be written (OSError)
 """
@@ -60,6 +61,10 @@ class UsageError(MedsegError, ValueError):
 
 class Refused(MedsegError, ValueError):
     """A result that the quality check refuses, where the user asked to be strict."""
+
+
+class TrainingError(MedsegError, RuntimeError):
+    """A training that cannot go on."""
 
 
 class DeviceError(MedsegError, RuntimeError):

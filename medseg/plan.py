@@ -125,7 +125,8 @@ class Plan(Record):
     channels : tuple of Channel
         Inputs of the network, in order.
     labels : tuple of Label
-        Output channel n of the network is label n - 1 of this table; channel 0 is background.
+        Output channel n of the network is atom n - 1 of this table (`Plan.atoms`); channel 0 is background. Labels
+        that share atoms overlap; for labels of one atom each, channel n is label n - 1.
     orientation : str
         Axis order in which the network sees a scan.
     spacing : three floats, optional
@@ -158,6 +159,11 @@ class Plan(Record):
     largest_component: tuple[str, ...] = ()
     minimum_ml: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     fill_holes: tuple[str, ...] = ()
+
+    @property
+    def atoms(self) -> tuple[int, ...]:
+        """Voxel values that the network tells apart, in the order of its output channels, without background."""
+        return tuple(dict.fromkeys(atom for label in self.labels for atom in label.atoms))
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -68,7 +68,7 @@ def compare(name: str, options: argparse.Namespace) -> None:
     }
     first = plans[options.networks[0]]  # the plans differ in the network alone, of which samples know nothing
     samples = [prepare_sample(case, first) for case in learned]
-    maps = {"reference": held_out[0].labels(first)}
+    maps = {"reference": held_out[0].labels(first.labels)}
     rows: list[list[str]] = []
     for network, plan in plans.items():
         coarser = folder / f"{COARSER.get(network)}.safetensors"

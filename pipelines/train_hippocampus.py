@@ -81,14 +81,14 @@ def main() -> None:
 
 def look_at(cases: list[Case]) -> Fingerprint:
     """Return what the cases look like, with the experts' labels."""
-    return fingerprint(measure(prepare(case.scan(), PLAN), case.labels(PLAN), PLAN) for case in cases)
+    return fingerprint(measure(prepare(case.scan(), PLAN), case.labels(PLAN.labels), PLAN) for case in cases)
 
 
 def score(predictor: Predictor, cases: list[Case]) -> dict[str, float]:
     """Return the mean Dice of each label over cases that were not trained on."""
     dice: dict[str, list[float]] = {label.name: [] for label in PLAN.labels}
     for case in cases:
-        predicted, reference = predictor(case.scan()).labels, case.labels(PLAN)
+        predicted, reference = predictor(case.scan()).labels, case.labels(PLAN.labels)
         for name, values in dice.items():
             values.append(metrics.dice(predicted.mask(name), reference.mask(name)))
     return {f"dice {name}": round(float(np.mean(values)), 4) for name, values in dice.items()}

@@ -32,6 +32,8 @@ CASES = [
     ("unet", {**UNET, "upsampling_options": {"kernel": 4}}),
     ("unet_residual", {**UNET, "upsampling": "resize", "upsampling_options": {"mode": "linear"}}),
     ("unet_attention", {**UNET, "upsampling": "linear"}),
+    ("unet", {**UNET, "stem_stride": 2}),
+    ("unet_residual", {**UNET, "stem_stride": 3, "upsampling": "resize", "deep_supervision": True}),
 ]
 SIZES = {2: [(64, 32), (37, 53), (33, 1)], 3: [(32, 32, 32), (17, 33, 9), (40, 1, 3)]}
 

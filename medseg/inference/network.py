@@ -27,7 +27,7 @@ def new_network(plan: Plan) -> nn.Module:
         plan.network.architecture,
         axes=plan.axes,
         in_channels=len(plan.channels),
-        out_channels=len(plan.labels) + 1,
+        out_channels=len(plan.atoms) + 1,
         **options,
     )
     if isinstance(network, Architecture):

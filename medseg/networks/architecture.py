@@ -40,6 +40,11 @@ class Architecture(nn.Module):
         """Whether the logits have the size of the input."""
         return True
 
+    def encoder(self) -> list[nn.Module]:
+        """Return the parts that turn a scan into features, from full resolution down."""
+        parts = (getattr(self, name, None) for name in ("stem", "downs", "stages"))
+        return [part for part in parts if isinstance(part, nn.Module)]
+
     def check(self, shape: Sequence[int]) -> None:
         """Refuse an input of a shape that the network cannot take.
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medseg.networks.architecture import Architecture
-from medseg.networks.blocks import ConvBlock, Size, UpBlock, per_axis
+from medseg.networks.blocks import ConvBlock, Size, UpBlock, cut, per_axis
 from medseg.networks.layers import CONV
 from medseg.networks.upsampling import upsampler
 
@@ -37,6 +37,9 @@ class UNet(Architecture):
         Step from each stage to the next: one fewer than `widths`; 2 everywhere when left out.
     kernels : sequence of int or of one int per axis, optional
         Kernel of each stage; 3 everywhere when left out.
+    stem_stride : int or one int per axis
+        Above 1, the network works on a grid that many times coarser, and its head enlarges the logits back: a few
+        times faster, as most of the work of a U-Net is done at full resolution.
     norm : str
         'instance', 'batch', 'group' or 'none'.
     residual : bool
@@ -60,6 +63,7 @@ class UNet(Architecture):
         widths: Sequence[int] = (32, 64, 128, 256),
         strides: Sequence[Size] | None = None,
         kernels: Sequence[Size] | None = None,
+        stem_stride: Size = 1,
         norm: str = "instance",
         residual: bool = False,
         attention: bool = False,
@@ -75,13 +79,14 @@ class UNet(Architecture):
                 "give at least 2 positive widths, one stride fewer than widths, and as many kernels as widths"
             )
         steps = [per_axis(stride, axes) for stride in strides]
-        stride = tuple(map(prod, zip(*steps, strict=True)))
+        finest = per_axis(stem_stride, axes)
+        stride = tuple(map(prod, zip(finest, *steps, strict=True)))
         super().__init__(axes, in_channels, out_channels, stride=stride, norm=norm)
         stages = list(zip(pairwise(widths), steps, strict=True))
         block = partial(ConvBlock, axes, residual=residual, norm=norm)
         enlarge = partial(upsampler, upsampling, axes, **(upsampling_options or {}))
         up_block = partial(UpBlock, axes, upsampler=enlarge, attention=attention, residual=residual, norm=norm)
-        self.stem = block(in_channels, widths[0], kernel=kernels[0])
+        self.stem = block(in_channels, widths[0], kernel=kernels[0], stride=finest)
         self.downs = nn.ModuleList(
             block(a, b, kernel=kernel, stride=step) for ((a, b), step), kernel in zip(stages, kernels[1:], strict=True)
         )
@@ -89,12 +94,14 @@ class UNet(Architecture):
             up_block(b, a, kernel=kernel, stride=step)
             for ((a, b), step), kernel in zip(reversed(stages), reversed(kernels[:-1]), strict=True)
         )
-        self.head = CONV[axes](widths[0], out_channels, kernel_size=1)
+        coarse = max(finest) > 1
+        self.head = enlarge(widths[0], out_channels, factor=finest) if coarse else CONV[axes](widths[0], out_channels, 1)
         coarser = widths[-2:0:-1] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(CONV[axes](width, out_channels, kernel_size=1) for width in coarser)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         self.check(x.shape)
+        whole = x
         features = [self.stem(x)]
         for down in self.downs:
             features.append(down(features[-1]))
@@ -103,7 +110,7 @@ class UNet(Architecture):
         for up in self.ups:
             x = up(x, features.pop())
             decoded.append(x)
-        logits: Tensor = self.head(x)
+        logits: Tensor = cut(self.head(x), whole)
         if not (self.training and len(self.deep_heads)):
             return logits
         coarse = [head(stage) for head, stage in zip(self.deep_heads, decoded[:-1], strict=True)]

@@ -1,26 +1,32 @@
 """Training: cases, the loop, and what a bundle remembers of both."""
 
-from medseg.training.data import (
-    Case,
-    Sample,
-    prepare_sample,
-    read_decathlon,
-    select,
-    with_border_weights,
-)
-from medseg.training.fit import Recipe, fit
-from medseg.training.losses import border_weights, weighted_cross_entropy
+from medseg.training.data import Legend, prepare_case, prepare_sample, with_border_weights
+from medseg.training.dataset import Case, Dataset, File, Finding, select
+from medseg.training.fit import Place, Step, fit
+from medseg.training.layouts import read_decathlon
+from medseg.training.losses import border_weights, dice_cross_entropy, weighted_cross_entropy
+from medseg.training.patches import Sample
+from medseg.training.recipe import EPOCH, Recipe
 from medseg.training.studies import STUDIES, Study, mean_scores, read_drive, read_isbi2012
 
 __all__ = [
+    "EPOCH",
     "STUDIES",
     "Case",
+    "Dataset",
+    "File",
+    "Finding",
+    "Legend",
+    "Place",
     "Recipe",
     "Sample",
+    "Step",
     "Study",
     "border_weights",
+    "dice_cross_entropy",
     "fit",
     "mean_scores",
+    "prepare_case",
     "prepare_sample",
     "read_decathlon",
     "read_drive",

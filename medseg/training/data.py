@@ -1,83 +1,121 @@
-"""Training cases: pairs of scan and reference, found in a folder and brought to the plan's grid."""
+"""From the files of a case to what the loop learns from: scan and reference on the plan's grid."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from medseg.errors import UsageError
-from medseg.io import read, read_labels
-from medseg.plan import Plan
-from medseg.prepare import Prepared, prepare, restore
+from medseg.geometry import Geometry
+from medseg.plan import Label, Plan
+from medseg.prepare import Prepared, prepare, resample_labels
+from medseg.training.alignment import laid
+from medseg.training.dataset import Case
 from medseg.training.losses import border_weights
-from medseg.volume import LabelMap, Volume, stack_channels
+from medseg.training.patches import IGNORE, Sample, points_of
+from medseg.volume import LabelMap, looked_up
 
 
 @dataclass(frozen=True)
-class Case:
-    """Files of one patient: a scan for each channel, and the expert's label map; of all files the same page."""
-
-    name: str
-    images: tuple[Path, ...]
-    reference: Path
-    page: int | None = None
-
-    def scan(self) -> Volume:
-        """Return the scan, one channel for each file."""
-        return stack_channels([read(path, volume=self.page) for path in self.images])
-
-    def labels(self, plan: Plan) -> LabelMap:
-        """Return the reference, with the names of the plan's labels."""
-        labels = read_labels(self.reference, volume=self.page)
-        return LabelMap(labels.array, labels.geometry, plan.labels, labels.source)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A case on the plan's grid, in memory.
+class Legend:
+    """What the values in the references mean to a plan.
 
     Parameters
     ----------
-    image : (C, I, J, K) array of float32
-        Normalised intensities.
-    target : (1, I, J, K) array of uint8
-        Channel numbers: 0 for background, n for label n - 1 of the plan.
-    weights : (1, I, J, K) array of float32, optional
-        How much each voxel counts in the border-weighted loss.
+    labels : tuple of Label
+        Names and values (atoms) as they stand in the references; those of the plan when left out.
+    atoms : mapping of int to int
+        The plan's atom for each value; its own where it is not named.
+    ignore : int, optional
+        The value of voxels that nobody has drawn.
+    fix : bool
+        Whether a reference may lie off its scan's grid by rounding noise.
     """
 
-    image: npt.NDArray[np.float32]
-    target: npt.NDArray[np.uint8]
-    weights: npt.NDArray[np.float32] | None = None
+    labels: tuple[Label, ...] = ()
+    atoms: Mapping[int, int] = field(default_factory=dict)
+    ignore: int | None = None
+    fix: bool = False
 
 
-def read_decathlon(folder: Path) -> list[Case]:
-    """Return the training cases of a folder in the form of the Medical Segmentation Decathlon, by name.
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case on the plan's grid, and its reference with the plan's labels on the scan's own grid."""
+
+    sample: Sample
+    prepared: Prepared
+    reference: LabelMap
+
+
+def prepare_case(case: Case, plan: Plan, legend: Legend | None = None) -> PreparedCase:
+    """Return a case as the loop and the quality check see it.
+
+    The scan comes by `prepare`, as in predicting; the reference by the way that answers go back.
 
     Raises
     ------
+    ScanError
+        If a file cannot be read.
+    GeometryError
+        If the reference does not lie on the scan's grid.
     UsageError
-        If `dataset.json` is missing or damaged.
+        If the reference holds a value that the legend does not know.
     """
-    listing = folder / "dataset.json"
-    try:
-        pairs = [(entry["image"], entry["label"]) for entry in json.loads(listing.read_text())["training"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{listing}: cannot be used ({error})", hint="give a folder of the Decathlon") from error
-    cases = [Case(Path(image).name.split(".")[0], (folder / image,), folder / label) for image, label in pairs]
-    return sorted(cases, key=lambda case: case.name)
+    scan = case.scan()
+    prepared = prepare(scan, plan)
+    channels = _drawn_channels(case, plan, legend or Legend(), scan.geometry)
+    target = resample_labels(channels, scan.geometry, prepared.geometry)[None]
+    sample = Sample(prepared.array(), target, points=points_of(target))
+    return PreparedCase(sample, prepared, _in_atoms(channels, plan, scan.geometry))
+
+
+def reference_of(case: Case, plan: Plan, legend: Legend, geometry: Geometry) -> tuple[LabelMap, npt.NDArray[np.bool_]]:
+    """Return the reference of a case with the plan's labels on the grid of its scan, and where it has been drawn.
+
+    Raises
+    ------
+    MedsegError
+        As `prepare_case`.
+    """
+    channels = _drawn_channels(case, plan, legend, geometry)
+    return _in_atoms(channels, plan, geometry), channels != IGNORE
+
+
+def _drawn_channels(case: Case, plan: Plan, legend: Legend, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Return the channel number of each voxel of a scan, as its reference says."""
+    drawn = laid(case.labels(legend.labels or plan.labels), geometry, fix=legend.fix)
+    return looked_up(_table(drawn, plan, legend, case.name), drawn.array)
+
+
+def _in_atoms(channels: npt.NDArray[np.uint8], plan: Plan, geometry: Geometry) -> LabelMap:
+    atoms = np.zeros(IGNORE + 1, np.min_scalar_type(max(plan.atoms)))
+    atoms[1 : len(plan.atoms) + 1] = plan.atoms
+    return LabelMap(looked_up(atoms, channels), geometry, plan.labels)
 
 
 def prepare_sample(case: Case, plan: Plan) -> Sample:
-    """Return a case on the plan's grid: scan by `prepare`, reference by the same way that answers go back."""
-    prepared = prepare(case.scan(), plan)
-    return Sample(prepared.array(), _target(case.labels(plan), prepared, plan)[None])
+    """Return a case on the plan's grid, in memory."""
+    return prepare_case(case, plan).sample
+
+
+def _table(drawn: LabelMap, plan: Plan, legend: Legend, case: str) -> npt.NDArray[np.uint8]:
+    """Return the channel number of each value in a reference."""
+    table = np.zeros(int(drawn.array.max()) + 1, np.uint8)
+    for value in drawn.values():
+        atom = legend.atoms.get(value, value)
+        if value == legend.ignore:
+            table[value] = IGNORE
+        elif atom in plan.atoms:
+            table[value] = plan.atoms.index(atom) + 1
+        else:
+            raise UsageError(
+                f"{case}: the reference holds the value {value}, which is no label", hint="see `medseg check`"
+            )
+    return table
 
 
 def with_border_weights(sample: Sample, axes: int) -> Sample:
@@ -99,23 +137,3 @@ def _pieces(labels: npt.NDArray[np.uint8], axes: int) -> npt.NDArray[np.int32]:
         pieces, _ = ndimage.label(labels == label)
         numbers[labels == label] = pieces[labels == label] + numbers.max()
     return numbers.reshape(numbers.shape[:axes])
-
-
-def _target(labels: LabelMap, prepared: Prepared, plan: Plan) -> npt.NDArray[np.uint8]:
-    masks = [labels.mask(label.name) for label in plan.labels]
-    channels = np.stack([~np.logical_or.reduce(masks), *masks]).astype(np.float32)
-    return np.ascontiguousarray(restore(channels, labels.geometry, prepared.geometry), np.uint8)
-
-
-def select(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    """Return the cases of the given names, in their order.
-
-    Raises
-    ------
-    UsageError
-        If a name is unknown.
-    """
-    by_name = {case.name: case for case in cases}
-    if missing := [name for name in names if name not in by_name]:
-        raise UsageError(f"no case named {missing[0]!r}", hint="check the file of splits")
-    return [by_name[name] for name in names]

@@ -2,68 +2,79 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
-from dataclasses import dataclass
-from math import cos, pi
-from typing import Any, Literal, TypeVar
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from monai.data.meta_obj import get_track_meta, set_track_meta
-from monai.losses import DiceCELoss
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.bundle import Weights
-from medseg.errors import PlanError, UsageError
-from medseg.inference import new_network
-from medseg.networks import start_from
+from medseg.errors import PlanError, TrainingError, UsageError
 from medseg.plan import Plan
-from medseg.training.data import Sample
-from medseg.training.losses import weighted_cross_entropy
-from medseg.transforms import augmentation
+from medseg.training.batches import Batches
+from medseg.training.devices import Alone, Devices
+from medseg.training.held_back import HeldBack
+from medseg.training.losses import dice_cross_entropy, region_table, weighted_cross_entropy
+from medseg.training.patches import Sample
+from medseg.training.recipe import EPOCH, Recipe
+from medseg.training.trainee import Trainee, half_type
 
-T = TypeVar("T")
-_WARM_UP = 1 / 30  # of all steps: the learning rate rises
-_READ_AHEAD = 4  # batches
-_DICE_CE = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
+_CHECKPOINTS = 0.02  # share of the time that may go into them
+_SHORTEST = 1.0  # seconds between two
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
+class Step:
+    """What one step came to.
 
     Parameters
     ----------
-    steps : int
-        Updates of the weights.
-    batch : int
-        Patches in each.
-    rate : float
-        Highest learning rate of AdamW; it falls to zero along a cosine.
-    averaging : float
-        Decay of the running mean of the weights; the mean is what is returned.
-    loss : 'dice_ce' or 'border'
-        Dice and cross-entropy, or the border-weighted cross-entropy of the U-Net paper, for samples that have weights.
-    elastic : bool
-        Elastic deformation too.
-    seed : int
-        Of the weights, the choice of cases and the augmentation.
+    step : int
+        From 1.
+    done : float
+        Fraction of the training that lies behind.
+    seconds : float
+        Time in the loop so far.
+    rate, loss : float
+        Learning rate and loss of the step.
+    idle : float
+        Share of the time since the last epoch ended in which the device waited for patches.
+    dice : mapping of str to float
+        At the end of an epoch: Dice of each label over patches of held-back cases.
     """
 
-    steps: int
-    batch: int = 2
-    rate: float = 2e-3
-    weight_decay: float = 1e-2
-    averaging: float = 0.995
-    clip: float = 12.0
-    loss: Literal["dice_ce", "border"] = "dice_ce"
-    elastic: bool = False
-    seed: int = 0
+    step: int
+    done: float
+    seconds: float
+    rate: float
+    loss: float
+    idle: float
+    dice: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a loop runs, and where its checkpoints go.
+
+    Parameters
+    ----------
+    devices : Devices
+        One or several.
+    checkpoint : Path, optional
+        File to go on from, and to write to.
+    mark : str
+        What tells this training from another one.
+    """
+
+    devices: Devices = field(default_factory=Alone)
+    checkpoint: Path | None = None
+    mark: str = ""
 
 
 def fit(
@@ -72,12 +83,15 @@ def fit(
     recipe: Recipe,
     *,
     start: Weights | None = None,
-    device: str | torch.device = "cpu",
-    on_step: Callable[[int, float], None] | None = None,
+    held_back: Sequence[Sample] = (),
+    place: Place | None = None,
+    on_step: Callable[[Step], None] | None = None,
 ) -> Weights:
     """Return trained weights, by parameter name, as float32 arrays.
 
-    Deep supervision where the network has it, AdamW, a cosine schedule, and a running mean of the weights.
+    Deep supervision where the network has it, half precision where the device has it, and a running mean of the
+    weights. With a checkpoint the loop can be killed at any moment: called again, it goes on, and comes to the same
+    weights as if nothing had happened.
 
     Parameters
     ----------
@@ -86,114 +100,135 @@ def fit(
     plan : Plan
         Says network, patch and labels.
     recipe : Recipe
-        Steps, batch, rates and seed.
+        Steps or seconds, batch, rates and seed.
     start : weights by name, optional
         Those that fit by name and shape are taken over: FCN-32s, then 16s, then 8s.
-    device : str or torch.device
-        Where to train.
+    held_back : sequence of Sample
+        Cases of which the Dice is followed; nothing is learned from them.
+    place : Place, optional
+        Devices and checkpoint; the CPU and none when left out.
     on_step : callable
-        Called after each step with its number (from 1) and the loss.
+        Called after each step.
 
     Raises
     ------
     PlanError
         If the network does not fit the plan, or none of `start` fits the network.
+    TrainingError
+        If the loss is no longer a number.
     UsageError
         If the loss needs weights that the samples do not have.
     """
     if recipe.loss == "border" and any(sample.weights is None for sample in samples):
         raise UsageError("loss 'border' needs the weights of each sample", hint="add them by with_border_weights()")
-    torch.manual_seed(recipe.seed)
-    network = new_network(plan)
-    if start is not None:
-        start_from(network, {name: torch.from_numpy(array) for name, array in start.items()})
-    network.to(device)
-    average = deepcopy(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    network.train()
-    for step, parts in enumerate(_batches(samples, plan, recipe), start=1):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(step, recipe)
-        batch = {key: tensor.to(device) for key, tensor in parts.items()}
-        loss = _supervise(network(batch["image"]), batch["label"], batch.get("weights"))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
-        optimizer.step()
-        _average(average, network, decay=min(recipe.averaging, (step + 1) / (step + 10)))
+    place = place or Place()
+    trainee = Trainee.new(plan, recipe, start=start, device=place.devices.device)
+    if place.checkpoint:
+        trainee.load(place.checkpoint, place.mark)
+    loop = _Loop(trainee, plan, recipe, place)
+    for step in loop.run(Batches(samples, plan, recipe, place.devices), HeldBack(held_back, plan)):
         if on_step:
-            on_step(step, loss.item())
-    return {name: tensor.float().cpu().numpy() for name, tensor in average.state_dict().items()}
+            on_step(step)
+    return {name: tensor.numpy() for name, tensor in trainee.weights().items()}
 
 
-def _batches(samples: Sequence[Sample], plan: Plan, recipe: Recipe) -> Iterator[dict[str, Tensor]]:
-    """Yield batches of image, label and weights; one thread reads ahead, so that they depend on the seed alone."""
-    rng = np.random.default_rng(recipe.seed)
-    transform = augmentation(plan.patch[: plan.axes], elastic=recipe.elastic, seed=recipe.seed)
+class _Loop:
+    """The steps of one training."""
 
-    def batch() -> dict[str, Tensor]:
-        chosen = rng.choice(len(samples), recipe.batch, replace=len(samples) < recipe.batch)
-        patches = [transform(_drawn(samples[n], plan.axes, rng, weighted=recipe.loss == "border"))[0] for n in chosen]
-        return {
-            key: torch.stack([torch.as_tensor(patch[key]) for patch in patches]).float()
-            for key in ("image", "label", "weights")
-            if key in patches[0]
-        }
+    def __init__(self, trainee: Trainee, plan: Plan, recipe: Recipe, place: Place) -> None:
+        self.trainee, self.recipe, self.place, self.devices = trainee, recipe, place, place.devices
+        self.network = place.devices.wrap(trainee.network)
+        self.half = half_type(place.devices.device)
+        table = region_table(plan)
+        self.regions = None if table is None else table.to(place.devices.device)
+        self.saved = time.perf_counter()
+        self.pause = _SHORTEST
+        self.waited = self.epoch_began = 0.0
 
-    tracked = get_track_meta()
-    set_track_meta(False)  # affines are of no use here, and cost a third of the time of a patch
-    try:
-        yield from _read_ahead(batch, recipe.steps)
-    finally:
-        set_track_meta(tracked)
+    def run(self, batches: Batches, held_back: HeldBack) -> Iterator[Step]:
+        """Yield each step until the training is over."""
+        trainee, recipe = self.trainee, self.recipe
+        began = time.perf_counter() - trainee.seconds
+        self.epoch_began = trainee.seconds
+        source = batches.after(trainee.step)
+        try:
+            while (done := self.devices.agree(recipe.done(trainee.step, trainee.seconds))) < 1:
+                asked = time.perf_counter()
+                batch = next(source)
+                self.waited += time.perf_counter() - asked
+                rate = recipe.rate_at(done, trainee.step)
+                loss = self._learn(batch, rate)
+                trainee.step += 1
+                ends = trainee.step % EPOCH == 0
+                dice = held_back.dice(trainee.average, self.devices.device) if ends else {}
+                trainee.seconds = time.perf_counter() - began
+                share = self.waited / max(trainee.seconds - self.epoch_began, 1e-9)
+                yield Step(trainee.step, recipe.done(trainee.step, trainee.seconds), trainee.seconds, rate, loss,
+                           share, dice)  # fmt: skip
+                if ends:
+                    self.waited, self.epoch_began = 0.0, trainee.seconds
+                if dice and recipe.patience and self._is_enough(float(np.nanmean([*dice.values()]))):
+                    break
+                self._keep()
+        finally:
+            source.close()
+        self._keep(now=True)
 
+    def _learn(self, batch: Mapping[str, Tensor], rate: float) -> float:
+        """Take one step; return its loss, the mean over all processes."""
+        trainee, recipe = self.trainee, self.recipe
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = rate
+        parts = {key: tensor.to(self.devices.device, non_blocking=True) for key, tensor in batch.items()}
+        torch.manual_seed(recipe.seed + trainee.step)  # of dropout
+        self.network.train()
+        with torch.autocast(self.devices.device.type, self.half) if self.half else nullcontext():
+            answer = self.network(parts["image"])
+        loss = self._supervise(answer, parts["label"], parts.get("weights"))
+        trainee.optimizer.zero_grad(set_to_none=True)
+        self.devices.backward(trainee.scaler.scale(loss))
+        trainee.scaler.unscale_(trainee.optimizer)
+        nn.utils.clip_grad_norm_(trainee.network.parameters(), recipe.clip)
+        trainee.scaler.step(trainee.optimizer)
+        trainee.scaler.update()
+        trainee.follow(min(recipe.averaging, (trainee.step + 2) / (trainee.step + 11)))
+        value = float(self.devices.mean(loss.detach()))
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss of step {trainee.step + 1} is no number",
+                hint="look for impossible intensities with `medseg check`, or choose another --network",
+            )
+        return value
 
-def _drawn(sample: Sample, axes: int, rng: np.random.Generator, *, weighted: bool) -> dict[str, npt.NDArray[Any]]:
-    """Return a case as the augmentation takes it: whole, or for a 2D network one of its slices."""
-    box = (..., int(rng.integers(sample.image.shape[3]))) if axes == 2 else ...
-    parts: dict[str, npt.NDArray[Any]] = {"image": sample.image[box], "label": sample.target[box]}
-    if weighted and sample.weights is not None:
-        parts["weights"] = sample.weights[box]
-    return parts
+    def _supervise(self, answer: Tensor | list[Tensor], targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the loss over all stages, each coarser one counting half as much."""
+        answers = [part.float() for part in (answer if isinstance(answer, list) else [answer])]
+        if answers[0].shape[2:] != targets.shape[2:]:
+            raise PlanError(
+                f"the network gives {tuple(answers[0].shape[2:])} voxels for a patch of {tuple(targets.shape[2:])}",
+                hint="give a network that keeps the size of its input",
+            )
+        shares = [0.5**stage for stage in range(len(answers))]
+        total = torch.zeros((), device=targets.device)
+        for share, logits in zip(shares, answers, strict=True):
+            target = functional.interpolate(targets, logits.shape[2:], mode="nearest")
+            if weights is None:
+                loss = dice_cross_entropy(logits, target, self.regions)
+            else:
+                loss = weighted_cross_entropy(logits, target, functional.interpolate(weights, logits.shape[2:]))
+            total = total + share / sum(shares) * loss
+        return total
 
+    def _is_enough(self, dice: float) -> bool:
+        self.trainee.note(dice)
+        return self.trainee.stale >= (self.recipe.patience or 0)
 
-def _read_ahead(make: Callable[[], T], count: int) -> Iterator[T]:
-    """Yield `count` results of `make`, called in one thread, a few ahead of their use."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(make) for _ in range(min(_READ_AHEAD, count)))
-        for number in range(count):
-            if number + len(ahead) < count:
-                ahead.append(pool.submit(make))
-            yield ahead.popleft().result()
-
-
-def _supervise(answer: Tensor | list[Tensor], targets: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the loss over all stages, each coarser one counting half as much: border-weighted if there are weights."""
-    answers = answer if isinstance(answer, list) else [answer]
-    if answers[0].shape[2:] != targets.shape[2:]:
-        raise PlanError(
-            f"the network gives {tuple(answers[0].shape[2:])} voxels for a patch of {tuple(targets.shape[2:])}",
-            hint="give a network that keeps the size of its input",
-        )
-    shares = [0.5**stage for stage in range(len(answers))]
-    total = torch.zeros((), device=targets.device)
-    for share, logits in zip(shares, answers, strict=True):
-        target = functional.interpolate(targets, logits.shape[2:], mode="nearest")
-        if weights is None:
-            loss = _DICE_CE(logits, target)
-        else:
-            loss = weighted_cross_entropy(logits, target, functional.interpolate(weights, logits.shape[2:]))
-        total = total + share / sum(shares) * loss
-    return total
-
-
-def _rate(step: int, recipe: Recipe) -> float:
-    return recipe.rate * min(1.0, step / (_WARM_UP * recipe.steps)) * (1 + cos(pi * (step - 1) / recipe.steps)) / 2
-
-
-@torch.no_grad()
-def _average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
-    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
-    for kept, now in zip(average.buffers(), network.buffers(), strict=True):  # running statistics of a norm
-        kept.copy_(now)
+    def _keep(self, *, now: bool = False) -> None:
+        """Write a checkpoint, unless the last one is so fresh that it would cost too much of the time."""
+        if self.place.checkpoint is None or self.devices.rank:
+            return
+        began = time.perf_counter()
+        if now or began - self.saved >= self.pause:
+            self.trainee.save(self.place.checkpoint, self.place.mark)
+            self.saved = time.perf_counter()
+            self.pause = max(_SHORTEST, (self.saved - began) / _CHECKPOINTS)

@@ -1,13 +1,18 @@
-"""The border-weighted cross-entropy of the U-Net paper, and its weight map."""
+"""Losses: Dice with cross-entropy, and the border-weighted cross-entropy of the U-Net paper with its weight map."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from medseg.plan import Plan
+from medseg.training.patches import IGNORE
+
+_SMOOTH = 1e-5  # voxels; keeps a label that is in neither from dividing by 0
 _FAR = 6  # sigma; a second cell further away than this adds less than 2e-8 of the border's weight
 
 
@@ -66,4 +71,44 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
     weights : (B, 1, *S) Tensor
         Of `border_weights`.
     """
-    return (functional.cross_entropy(logits, target[:, 0].long(), reduction="none") * weights[:, 0]).mean()
+    drawn = target[:, 0] != IGNORE
+    known = torch.where(drawn, target[:, 0], 0).long()
+    return (functional.cross_entropy(logits, known, reduction="none") * weights[:, 0] * drawn).mean()
+
+
+def dice_cross_entropy(logits: Tensor, target: Tensor, regions: Tensor | None = None) -> Tensor:
+    """Return cross-entropy plus one minus the mean soft Dice of the labels, over the voxels that somebody has drawn.
+
+    Sums of the Dice run over the whole batch (Milletari et al. 2016; Isensee et al. 2021). Regions that overlap are
+    compared as regions: their probability is the sum of that of their atoms.
+
+    Parameters
+    ----------
+    logits : (B, A, *S) Tensor
+        Background, then each atom.
+    target : (B, 1, *S) Tensor
+        Channel numbers; `IGNORE` where nothing is to be learned.
+    regions : (N, A) Tensor, optional
+        1 where an atom (background first) belongs to a label; each atom but background a label when left out.
+    """
+    drawn = target != IGNORE
+    known = torch.where(drawn, target, 0).long()
+    entropy = functional.cross_entropy(logits, known[:, 0], reduction="none")[:, None] * drawn
+    truth = torch.zeros_like(logits).scatter_(1, known, 1.0) * drawn
+    found = logits.softmax(dim=1) * drawn
+    if regions is None:
+        truth, found = truth[:, 1:], found[:, 1:]
+    else:
+        truth, found = (torch.einsum("na,ba...->bn...", regions, part) for part in (truth, found))
+    over = [0, *range(2, logits.ndim)]
+    both, either = (truth * found).sum(over), truth.sum(over) + found.sum(over)
+    dice = (2 * both + _SMOOTH) / (either + _SMOOTH)
+    return 1 - dice.mean() + entropy.sum() / drawn.sum().clamp(min=1)
+
+
+def region_table(plan: Plan) -> Tensor | None:
+    """Return which atoms (columns, background first) make up each label (rows); None where each has its own."""
+    if all(len(label.atoms) == 1 for label in plan.labels) and len(plan.atoms) == len(plan.labels):
+        return None
+    rows = [[0.0, *(float(atom in label.atoms) for atom in plan.atoms)] for label in plan.labels]
+    return torch.tensor(rows)

@@ -16,8 +16,9 @@ from medseg.errors import UsageError
 from medseg.inference import Prediction
 from medseg.io import count_pages, read
 from medseg.plan import Plan
-from medseg.training.data import Case, read_decathlon, select
-from medseg.training.fit import Recipe
+from medseg.training.dataset import Case, File, select
+from medseg.training.layouts import read_decathlon
+from medseg.training.recipe import Recipe
 
 Scores = dict[str, float | list[float]]  # for each metric a number, or one for each threshold
 THRESHOLDS = np.arange(1, 20) / 20
@@ -60,7 +61,7 @@ def read_isbi2012(folder: Path) -> list[Case]:
         If the pages cannot be counted.
     """
     volume, labels = (_present(folder / f"train-{what}.tif") for what in ("volume", "labels"))
-    return [Case(f"slice_{page:02d}", (volume,), labels, page) for page in range(count_pages(volume))]
+    return [Case(f"slice_{page:02d}", (File(volume, page),), File(labels, page)) for page in range(count_pages(volume))]
 
 
 def read_drive(folder: Path) -> list[Case]:
@@ -78,7 +79,7 @@ def read_drive(folder: Path) -> list[Case]:
         raise UsageError(f"{folder}: no images/*_training.tif", hint="give the training folder of DRIVE")
     numbers = [path.name.split("_")[0] for path in images]
     manuals = [_present(folder / "1st_manual" / f"{number}_manual1.gif") for number in numbers]
-    return [Case(number, (image,), manual) for number, image, manual in zip(numbers, images, manuals, strict=True)]
+    return [Case(number, (File(image),), File(manual)) for number, image, manual in zip(numbers, images, manuals, strict=True)]
 
 
 def _present(path: Path) -> Path:
@@ -112,7 +113,7 @@ def _split_hippocampus(folder: Path) -> tuple[list[Case], list[Case]]:
 def score_membranes(case: Case, found: Prediction, plan: Plan) -> Scores:
     """Return the scores of ISBI 2012: of the membrane, and of the cells that it keeps apart at each threshold."""
     membrane = _probabilities(found)[0, ..., 0]
-    reference = ~case.labels(plan).mask("cell")[..., 0]
+    reference = ~case.labels(plan.labels).mask("cell")[..., 0]
     cells, made = metrics.components(~reference), [metrics.thinned(membrane, value) for value in THRESHOLDS]
     return {
         "Dice": metrics.dice(membrane > 0.5, reference),
@@ -125,9 +126,9 @@ def score_membranes(case: Case, found: Prediction, plan: Plan) -> Scores:
 
 def score_vessels(case: Case, found: Prediction, plan: Plan) -> Scores:
     """Return the scores of DRIVE inside the field of view, which the folder's `mask/` gives."""
-    mask = case.images[0].parent.parent / "mask" / f"{case.name}_training_mask.gif"
+    mask = case.images[0].path.parent.parent / "mask" / f"{case.name}_training_mask.gif"
     inside = read(mask).array[0] > 0
-    vessel, reference = _probabilities(found)[1][inside], case.labels(plan).mask("vessel")[inside]
+    vessel, reference = _probabilities(found)[1][inside], case.labels(plan.labels).mask("vessel")[inside]
     return {
         "Dice": metrics.dice(vessel > 0.5, reference),
         "AUC": metrics.auc(vessel, reference),
@@ -138,7 +139,7 @@ def score_vessels(case: Case, found: Prediction, plan: Plan) -> Scores:
 def score_structures(case: Case, found: Prediction, plan: Plan) -> Scores:
     """Return Dice and HD95 (mm) of each label; the distance of a missed one is the scan's diagonal."""
     scores: Scores = {}
-    reference = case.labels(plan)
+    reference = case.labels(plan.labels)
     diagonal = float(np.linalg.norm(reference.geometry.extent))
     for label in plan.labels:
         masks = found.labels.mask(label.name), reference.mask(label.name)

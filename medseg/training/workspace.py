@@ -1,0 +1,138 @@
+"""The folder beside a model in which its training lives: settings, prepared cases, checkpoints, logs.
+
+It is what makes a training resumable: the same command finds it and goes on. One run at a time may hold it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medseg.atomic import check_writable, write_atomic
+from medseg.errors import UsageError
+
+
+class Workspace:
+    """The folder of one training.
+
+    Parameters
+    ----------
+    output : Path
+        Where the model goes; the folder lies beside it.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.folder = output.with_name(f"{output.name.removesuffix('.safetensors')}.training")
+        self.cases = self.folder / "cases"
+
+    def checkpoint(self, member: int) -> Path:
+        """Return the checkpoint of a member."""
+        return self.folder / f"member-{member}.checkpoint"
+
+    def weights(self, member: int) -> Path:
+        """Return the bundle of a member that is done."""
+        return self.folder / f"member-{member}.safetensors"
+
+    def log(self, member: int) -> Path:
+        """Return the log of a member."""
+        return self.folder / f"member-{member}.csv"
+
+    def scores(self, member: int) -> Path:
+        """Return the scores of the cases that were held back from a member."""
+        return self.folder / f"member-{member}.scores.json"
+
+    @contextmanager
+    def held(self, *, restart: bool) -> Iterator[None]:
+        """Hold the folder against other runs, emptied first if asked.
+
+        Raises
+        ------
+        UsageError
+            If the model is there already, or another run holds the folder.
+        OutputError
+            If it cannot be made.
+        """
+        if self.output.exists() and not restart:
+            raise UsageError(
+                f"{self.output}: there is a model already", hint="choose another -o, or train it anew with --restart"
+            )
+        check_writable(self.folder)
+        with open(self.folder / ".lock", "ab") as lock:
+            _lock(lock.fileno(), self.folder)
+            if restart:
+                for path in self.folder.iterdir():
+                    if path.name != ".lock":
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            check_writable(self.cases)
+            yield
+
+    def agree(self, settings: dict[str, Any]) -> None:
+        """Keep the settings of a first run; refuse a second one whose settings differ.
+
+        Raises
+        ------
+        UsageError
+            With the first setting that differs.
+        """
+        path = self.folder / "settings.json"
+        if (known := self.read("settings.json")) is None:
+            write_atomic(path, [_json(settings)])
+            return
+        for name in {**known, **settings}:
+            if known.get(name) != json.loads(_json(settings)).get(name):
+                raise UsageError(
+                    f"{self.folder}: a training with another {name} is under way here "
+                    f"({_short(known.get(name))}, now {_short(settings.get(name))})",
+                    hint="give the same options to go on, begin anew with --restart, or choose another -o",
+                )
+
+    def read(self, name: str) -> Any:
+        """Return what a JSON file of the folder holds; None if it is not there."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: is damaged", hint="begin anew with --restart") from error
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a JSON file of the folder, whole or not at all."""
+        write_atomic(self.folder / name, [_json(content)])
+
+    def tidy(self) -> None:
+        """Remove what a finished training no longer needs."""
+        shutil.rmtree(self.cases, ignore_errors=True)
+        for path in self.folder.glob("member-*"):
+            if path.suffix in {".checkpoint", ".safetensors"}:
+                path.unlink()
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True, default=str).encode() + b"\n"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _lock(handle: int, folder: Path) -> None:
+    """Lock a file until it is closed, or the process is gone, however it goes."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UsageError(f"{folder}: another run is training here", hint="wait for it, or choose another -o") from None
