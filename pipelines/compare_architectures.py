@@ -19,7 +19,7 @@ from typing import Any
 from medseg import Bundle, Plan, Predictor
 from medseg.bundle import Card
 from medseg.report.picture import contact_sheet
-from medseg.training import STUDIES, Recipe, fit, mean_scores, prepare_sample
+from medseg.training import STUDIES, Place, Recipe, fit, mean_scores, prepare_sample
 
 UNET = {2: {"widths": [16, 32, 64, 128, 256]}, 3: {"widths": [16, 32, 64, 128]}}
 FCN = {2: {"width": 16}, 3: {"width": 16, "fc_width": 256}}
@@ -74,7 +74,7 @@ def compare(name: str, options: argparse.Namespace) -> None:
         coarser = folder / f"{COARSER.get(network)}.safetensors"
         start = Bundle.load(coarser).members[0] if options.stagewise and network in COARSER else None
         began = time.perf_counter()
-        weights = fit(samples, plan, recipe, start=start, device=options.device)
+        weights = fit(samples, plan, recipe, start=start, place=Place.on(options.device))
         minutes = (time.perf_counter() - began) / 60
         bundle = Bundle.of([weights], plan=plan, card=card(f"{name}-{network}", len(samples), recipe))
         bundle.save(folder / f"{network}.safetensors")

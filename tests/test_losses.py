@@ -91,7 +91,7 @@ def test_training_takes_the_loss_and_the_deformation(axes, network):
     with pytest.raises(UsageError, match="with_border_weights"):
         fit([sample], plan, recipe)
     weighted = with_border_weights(sample, axes)
-    weights = fit([weighted], plan, recipe, on_step=lambda step, loss: losses.append(loss))
+    weights = fit([weighted], plan, recipe, on_step=lambda step: losses.append(step.loss))
     assert np.isfinite(losses).all()
     again = fit([weighted], plan, recipe)
     other = fit([weighted], plan, Recipe(steps=3, elastic=True))

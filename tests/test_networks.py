@@ -122,7 +122,7 @@ class TestContract:
         scan = smooth_scan((20, 24, 6 if axes == 2 else 18))
         sample = Sample(scan.array / 300, (scan.array > 300).astype(np.uint8))
         losses = []
-        weights = fit([sample], plan, Recipe(steps=3), on_step=lambda step, loss: losses.append(loss))
+        weights = fit([sample], plan, Recipe(steps=3), on_step=lambda step: losses.append(step.loss))
         assert np.isfinite(losses).all()
         found = Predictor(Bundle.of([weights], plan=plan, card=CARD), device="cpu")(scan)
         assert found.labels.array.shape == scan.geometry.shape

@@ -62,7 +62,7 @@ def test_samples_lie_on_the_plans_grid(decathlon):
     case = read_decathlon(decathlon)[0]
     sample = prepare_sample(case, TINY)
     assert sample.image.shape == sample.target.shape == (1, 16, 16, 16)
-    assert np.array_equal(sample.target[0], case.labels(TINY).array)
+    assert np.array_equal(sample.target[0], case.labels(TINY.labels).array)
     coarse = prepare_sample(case, Plan.parse({**TINY.model_dump(), "spacing": (1.25, 1.25, 1.25)}))
     assert coarse.target.shape == (1, 13, 13, 13)
     assert coarse.target.sum() * 1.25**3 == pytest.approx(sample.target.sum(), rel=0.15)
@@ -73,13 +73,13 @@ def test_the_loop_learns_to_find_a_ball(decathlon, tmp_path):
     losses = []
     samples = [prepare_sample(case, TINY) for case in cases[:5]]
     weights = fit(
-        samples, TINY, Recipe(steps=120, rate=2e-2, averaging=0.9), on_step=lambda step, loss: losses.append(loss)
+        samples, TINY, Recipe(steps=120, rate=2e-2, averaging=0.9), on_step=lambda step: losses.append(step.loss)
     )
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
     bundle = random_bundle(labels=[{"value": 1, "name": "ball"}])
     Bundle(bundle.header, (weights,)).save(tmp_path / "ball.safetensors")
     found = Predictor.load(tmp_path / "ball.safetensors", device="cpu")(cases[5].scan()).labels.mask("ball")
-    truth = cases[5].labels(TINY).mask("ball")
+    truth = cases[5].labels(TINY.labels).mask("ball")
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
 
 

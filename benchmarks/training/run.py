@@ -4,14 +4,14 @@
 
 DATA is the hippocampus folder of the Medical Segmentation Decathlon with `splits.json`: every method trains on `train`
 of its fold 0 and writes label maps of `val`, which are scored here by one code for all. VENV is an environment made by
-`python3 -m venv VENV && VENV/bin/pip install -c constraints-nnunet.txt torch nnunetv2`.
+`python3 -m venv VENV && VENV/bin/pip install -c constraints.txt torch nnunetv2==2.8.1`.
 
 The minutes of medseg are the wall time of the whole command. Those of the others are training steps alone: planning,
 preprocessing, caching and imports come before, and are listed. Installing and predicting count for none. A method that
 has a result in --output is not run again. The machine should have nothing else to do: the load is listed, too.
 
 Methods: `medseg`, `nnunet`, `monai`, and on demand `nnunet-batch2` (nnU-Net with two patches in an update instead of
-the nine of its plan, for more updates).
+those of its plan, for more updates).
 """
 
 from __future__ import annotations
@@ -118,24 +118,24 @@ def medseg(minutes: float, folder: Path, words: Words) -> Record:
 
     model, cases = folder / "model.safetensors", json.loads((words.output / "fold.json").read_text())["val"]
     command = [sys.executable, "-m", "medseg"]
-    train = ["train", words.output / "training.json", "-o", model, "--minutes", f"{minutes:g}", "--all"]
+    train = ["train", words.output / "training.json", "-o", model, "--minutes", f"{minutes:g}", "--all", "--restart"]
     seconds = run([*command, *train, "--device", "cpu"], folder, words.threads)
     images = [case["image"] for case in cases]
     options = ["-m", model, "-o", folder / "labels", "--device", "cpu", "--threads", str(words.threads), "--no-picture"]
     predicting = run([*command, "predict", *images, *options], folder, words.threads)
     return {
-        "steps": steps_of(folder),
+        **log_of(model),
         "training_seconds": seconds,
         "prediction_seconds": predicting,
         "versions": {"medseg": package.__version__, "torch": torch.__version__},
     }
 
 
-def steps_of(folder: Path) -> int | None:
-    """Return the steps that medseg's log names, None without a log."""
-    logs = sorted(folder.rglob("log.csv"))
-    rows = list(csv.DictReader(logs[-1].read_text().splitlines())) if logs else []
-    return int(rows[-1]["step"]) if rows else None
+def log_of(model: Path) -> Record:
+    """Return the steps that medseg took, and the patches in each."""
+    folder = model.with_name(f"{model.stem}.training")
+    rows = list(csv.DictReader((folder / "member-0.csv").read_text().splitlines()))
+    return {"steps": int(rows[-1]["step"]), "batch": json.loads((folder / "setup.json").read_text())["batch"]}
 
 
 def nnunet(minutes: float, folder: Path, words: Words, batch: int | None = None) -> Record:
@@ -247,7 +247,7 @@ def detail(result: Record) -> str:
         [
             f"| {result['method']}, {result['minutes']:g} min",
             " / ".join(f"{result['hd95_mm'][label]:.2f}" for label in LABELS),
-            f"{result['steps']} x {result['batch']}" if "batch" in result else f"{result['steps']}",
+            f"{result['steps']} x {result['batch']}",
             f"{result['training_seconds']:.0f}",
             " + ".join(f"{seconds:.0f}" for seconds in before if seconds) or "in the minutes",
             f"{result['prediction_seconds']:.0f}",

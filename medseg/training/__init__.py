@@ -2,11 +2,13 @@
 
 from medseg.training.data import Legend, prepare_case, prepare_sample, with_border_weights
 from medseg.training.dataset import Case, Dataset, File, Finding, select
-from medseg.training.fit import Place, Step, fit
+from medseg.training.loop import Place, Step, fit
 from medseg.training.layouts import read_decathlon
 from medseg.training.losses import border_weights, dice_cross_entropy, weighted_cross_entropy
 from medseg.training.patches import Sample
 from medseg.training.recipe import EPOCH, Recipe
+from medseg.training.request import Listener, Request
+from medseg.training.run import train
 from medseg.training.studies import STUDIES, Study, mean_scores, read_drive, read_isbi2012
 
 __all__ = [
@@ -17,8 +19,10 @@ __all__ = [
     "File",
     "Finding",
     "Legend",
+    "Listener",
     "Place",
     "Recipe",
+    "Request",
     "Sample",
     "Step",
     "Study",
@@ -32,6 +36,7 @@ __all__ = [
     "read_drive",
     "read_isbi2012",
     "select",
+    "train",
     "weighted_cross_entropy",
     "with_border_weights",
 ]

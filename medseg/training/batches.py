@@ -69,6 +69,7 @@ class Batches:
             rng,
             foreground=recipe.foreground,
             weighted=recipe.loss == "border",
+            spacing=plan.spacing,
         )
         transforms = self._own.transforms
         seed(transforms, recipe.seed, step, place)
@@ -77,8 +78,9 @@ class Batches:
 
     def _prepare_thread(self) -> None:
         plan, recipe = self.plan, self.recipe
+        spacing = plan.spacing and plan.spacing[: plan.axes]
         self._own.transforms = augmentation(
-            plan.patch[: plan.axes], mirror=recipe.mirror, elastic=recipe.elastic, spacing=plan.spacing
+            plan.patch[: plan.axes], mirror=recipe.mirror, elastic=recipe.elastic, spacing=spacing
         )
 
     def _threads(self) -> int:

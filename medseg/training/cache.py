@@ -76,7 +76,7 @@ class Cache:
     def _stem(self, case: Case) -> str:
         digest = hashlib.sha256(self._rule.encode())
         for file in (*case.images, case.reference):
-            digest.update(json.dumps(_identity(file)).encode())
+            digest.update(json.dumps(identity(file)).encode())
         return digest.hexdigest()[:24]
 
     def _write(self, stem: str, case: Case) -> None:
@@ -118,7 +118,7 @@ class Cache:
         return self.folder / f"{stem}.{name}.npy"
 
 
-def _identity(file: File) -> list[Any]:
+def identity(file: File) -> list[Any]:
     """Return what tells that a file is the one that was prepared; of a folder, its newest and largest members."""
     if file.path.is_dir():
         members = sorted(path.stat() for path in file.path.rglob("*") if path.is_file())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,8 +53,8 @@ def read_declared(record: Mapping[str, Any], place: Path) -> Declared:
         if ignore in values:
             _refuse(place, f"label {name!r} has the value {ignore}, which is to be ignored")
     _check_apart(atoms, place)
-    values = _values_of(atoms, record.get("regions_class_order"), ignore)
-    labels = [Label(value=value, name=name, atoms=atoms[name]) for value, name in zip(values, atoms, strict=True)]
+    own = _values_of(atoms, record.get("regions_class_order"), ignore)
+    labels = [Label(value=value, name=name, atoms=atoms[name]) for value, name in zip(own, atoms, strict=True)]
     return Declared(_channels(record, place), tuple(sorted(labels, key=lambda label: label.value)), ignore)
 
 
@@ -66,7 +67,8 @@ def _named(stated: Any, place: Path) -> Iterable[tuple[str, tuple[int, ...]]]:
     by_value = bool(stated) and all(isinstance(value, str) for value in stated.values())
     names: set[str] = set()
     for key, value in stated.items():
-        name, values = (value, _values(value, [_number(key)], place)) if by_value else (key, _values(key, value, place))
+        name = value if by_value else key
+        values = _values(name, _number(key) if by_value else value, place)
         if not name.strip():
             _refuse(place, f"the label of value {values[0]} has no name")
         if name in names:
@@ -113,12 +115,12 @@ def _check_apart(atoms: Mapping[str, tuple[int, ...]], place: Path) -> None:
 def _values_of(atoms: Mapping[str, tuple[int, ...]], order: Any, ignore: int | None) -> list[int]:
     regions = any(len(values) > 1 for values in atoms.values())
     if regions and isinstance(order, list) and _gives_each_its_own(order, len(atoms), ignore):
-        return order
+        return [*order]
     taken = {ignore, *(values[0] for values in atoms.values() if len(values) == 1)}
     found = []
     for values in atoms.values():
-        candidates: Sequence[int] = values if len(values) == 1 else (*values, *range(1, _MOST + 1))
-        found.append(next(value for value in candidates if len(values) == 1 or value not in taken))
+        free = (value for value in chain(values, range(1, _MOST + 1)) if value not in taken)
+        found.append(values[0] if len(values) == 1 else next(free))
         taken.add(found[-1])
     return found
 
@@ -130,7 +132,7 @@ def _gives_each_its_own(order: Sequence[Any], count: int, ignore: int | None) ->
 
 def _channels(record: Mapping[str, Any], place: Path) -> tuple[str, ...]:
     """Return the names of the channels; of one name for several, each with its number."""
-    stated = next((record[key] for key in ("channel_names", "modality", "channels") if record.get(key)), [])
+    stated: Any = next((record[key] for key in ("channel_names", "modality", "channels") if record.get(key)), [])
     if isinstance(stated, dict):
         numbers = {_number(key): name for key, name in stated.items()}
         if {*numbers} != {*range(len(stated))}:

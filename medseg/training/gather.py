@@ -132,8 +132,10 @@ def _lacks(listed: Listed, channels: Sequence[str]) -> Iterable[Finding]:
     if gone := [path for path in files if not os.path.exists(path)]:  # noqa: PTH110 - says False of impossible names
         more = f" ({len(gone)} files of the case are missing)" if len(gone) > 1 else ""
         yield Finding("error", "MISSING_FILE", listed.name, f"{gone[0]} is not there{more}; copy it, or drop the case")
-    if listed.reference is None:
-        image = next(iter(listed.images.values()))
+    if not files:
+        yield Finding("error", "NO_IMAGE", listed.name, f"{listed.name} names neither image nor label; drop it")
+    elif listed.reference is None:
+        image = files[0]
         yield Finding("error", "NO_LABEL", short(image), f"{image} has no label of its name; add it, or drop the image")
     elif not listed.images:
         path = listed.reference

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medseg.plan import Plan
 from medseg.training.losses import region_table
-from medseg.training.patches import IGNORE, Sample
+from medseg.training.patches import IGNORE, Sample, centred
 
 _PATCHES = 24  # at most
 
@@ -43,9 +43,9 @@ class HeldBack:
         network.eval()
         counts = np.zeros((3, len(self.plan.labels)))
         for sample in self.samples:
-            image, target = _centred(sample, self.plan)
-            answer: Tensor = network(image[None].to(device))
-            counts += self._counts(answer[0].argmax(dim=0).cpu(), target[0])
+            image, target = centred(sample, self.plan.patch, self.plan.axes)
+            answer: Tensor = network(torch.from_numpy(image)[None].float().to(device))
+            counts += self._counts(answer[0].argmax(dim=0).cpu(), torch.from_numpy(target[0]))
         both, found, true = counts
         with np.errstate(invalid="ignore"):
             values = 2 * both / (found + true)
@@ -60,17 +60,3 @@ class HeldBack:
         both = (pairs * self.members).sum(dim=1)
         return torch.stack([both, pairs.sum(dim=1), self.members.double() @ joint.sum(dim=0).double()]).numpy()
 
-
-def _centred(sample: Sample, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Return the patch in the middle of what is labelled, image and target, filled up with 0 outside the scan."""
-    middle = np.median(np.concatenate(list(sample.points.values())), axis=0).astype(int)
-    parts = []
-    for array in (sample.image, sample.target):
-        box, pads = [], []
-        for size, count, at in zip(plan.patch, array.shape[1:], middle, strict=True):
-            start = int(np.clip(at - size // 2, 0, max(0, count - size)))
-            box.append(slice(start, start + size))
-            pads.append((max(0, size - count) // 2, (max(0, size - count) + 1) // 2))
-        part = np.pad(array[(slice(None), *box)], [(0, 0), *pads])
-        parts.append(torch.from_numpy(part[..., 0] if plan.axes == 2 else part))
-    return parts[0].float(), parts[1]

@@ -60,6 +60,10 @@ class Grid:
         """Voxels of all cases."""
         return int(self.shapes.prod(axis=1).sum())
 
+    def covered_by(self, patch: tuple[int, int, int]) -> bool:
+        """Return whether a patch covers a typical case."""
+        return all(n >= typical for n, typical in zip(patch[: self.axes], self.typical, strict=False))
+
 
 def plan_grid(survey: Survey, wishes: Wishes) -> tuple[Grid, tuple[Choice, ...]]:
     """Return the grid, and why it is that one.

@@ -40,8 +40,8 @@ def plan_channels(survey: Survey, names: tuple[str, ...]) -> tuple[tuple[Channel
         is_ct, reason = _hounsfield(survey, number, name)
         if is_ct:
             window = _window(survey, number)
-            value = f"window {window.low:g} to {window.high:g}, mean {window.mean:g}, deviation {window.deviation:g}"
-            reason += "; percentiles 0.5 and 99.5 of the labelled voxels"
+            value = f"window {window.low:.4g} to {window.high:.4g}"
+            reason += f"; 99 % of the labelled voxels, mean {window.mean:.4g}, deviation {window.deviation:.4g}"
             channels.append(Channel(name=name, intensity=window))
         else:
             value = "z-score of each scan"
@@ -66,7 +66,9 @@ def plan_crop(survey: Survey, channels: tuple[Channel, ...]) -> tuple[float | No
     if cut := sum(_touches(case, floor) for case in survey.cases):
         return None, Choice("crop", "none", f"labels reach into the background of {cut} of {len(blanked)} cases")
     share = np.median([case.floor_share for case in survey.cases])
-    why = f"{sum(blanked)} of {len(blanked)} cases have a background of exactly that, {share:.0%} of their voxels"
+    why = (
+        f"{sum(blanked)} of {len(blanked)} cases have a background of exactly that, {100 * share:.0f} % of their voxels"
+    )
     return floor, Choice("crop", f"to voxels above {floor:g}", why)
 
 
@@ -86,7 +88,7 @@ def _hounsfield(survey: Survey, number: int, name: str) -> tuple[bool, str]:
     if told & _COLOURS:
         return False, "a colour"
     if not {word.rstrip("0123456789") for word in told} <= _NAMELESS:
-        return False, "not CT: units differ from scan to scan"
+        return False, "not CT: units may differ from scan to scan"
     seen = sum(_looks_like_ct(case.whole[number]) for case in survey.cases)
     if seen >= _NEARLY_ALL * len(survey.cases):
         return True, f"looks like CT: air near -1000 in {seen} of {len(survey.cases)} cases"

@@ -9,10 +9,9 @@ from medseg.plan import Label
 from medseg.training.plan_choice import Choice, counted
 
 _MOST_ATOMS = 254  # targets are bytes: 0 is background, 255 where nobody has drawn
-_SIDES = frozenset(
-    "left right l r lt rt lh rh sin sinister sinistra sinistro sinistre dex dexter dextra dextro "
-    "destra destro links linke linker linkes rechts rechte rechter rechtes gauche droit droite "
-    "izquierda izquierdo derecha derecho esquerda esquerdo direita direito levy pravy".split()
+_SIDE = re.compile(
+    "left|right|[lr]|[lr]t|[lr]h|sin|sinist(er|ra|ro|re)|dex|dext(er|ra|ro)|dest(ra|ro)|link(s|e|er|es)|rechts?|"
+    "recht(e|er|es)|gauche|droite?|izquierd[ao]|derech[ao]|esquerd[ao]|direit[ao]"
 )
 
 
@@ -67,7 +66,11 @@ def sided(labels: tuple[Label, ...]) -> tuple[str, ...]:
     return tuple(
         label.name
         for label in labels
-        if any(word in _SIDES for text in (label.name, *(code.meaning for code in label.codes)) for word in words(text))
+        if any(
+            _SIDE.fullmatch(word)
+            for text in (label.name, *(code.meaning for code in label.codes))
+            for word in words(text)
+        )
     )
 
 

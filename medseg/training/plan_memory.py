@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from medseg.inference import new_network
+from medseg.networks import Architecture
 from medseg.plan import Plan
 
 _FLOAT = 4  # bytes
 _COPIES = 5  # of the weights: themselves, their gradient, two means of AdamW, the running average
 _LOSS = 8  # arrays of the size of the logits: softmax, one-hot targets, their products and gradients
-_BACK = 1.25  # the way back holds gradients beside what was kept
+_BACK = 1.5  # times what is kept: the way back holds gradients beside it
 _SLACK = 200 << 20  # bytes: code, work space of convolutions, the next batch
 
 
@@ -29,10 +30,16 @@ class Memory:
         For weights, optimiser and work space.
     patch : int
         For each patch of a batch.
+    weights : int
+        How many numbers are learned.
+    coarsest : tuple of int
+        Voxels of the coarsest features of a patch, per axis; empty where the network does not say.
     """
 
     fixed: int
     patch: int
+    weights: int
+    coarsest: tuple[int, ...]
 
     def of(self, batch: int) -> int:
         """Return the bytes for a batch."""
@@ -52,8 +59,12 @@ def memory(plan: Plan) -> Memory:
         x = torch.empty(1, len(plan.channels), *plan.patch[: plan.axes])
     weights = sum(parameter.numel() for parameter in network.parameters())
     logits = prod(plan.patch) * (len(plan.atoms) + 1)
+    stride = network.stride if isinstance(network, Architecture) else ()
     return Memory(
-        fixed=_COPIES * _FLOAT * weights + _SLACK, patch=int(_BACK * _kept(network, x)) + _LOSS * _FLOAT * logits
+        fixed=_COPIES * _FLOAT * weights + _SLACK,
+        patch=int(_BACK * _kept(network, x)) + _LOSS * _FLOAT * logits,
+        weights=weights,
+        coarsest=tuple(ceil(n / step) for n, step in zip(plan.patch, stride, strict=False)),
     )
 
 
@@ -71,10 +82,10 @@ def _kept(network: nn.Module, x: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def gigabytes(size: int) -> str:
+def amount(size: int) -> str:
     """Return bytes as people say them.
 
-    >>> gigabytes(2_140_000_000)
-    '2.1 GB'
+    >>> amount(2_140_000_000), amount(46_000_000)
+    ('2.1 GB', '46 MB')
     """
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{ceil(size / 1e6)} MB"

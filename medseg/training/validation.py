@@ -21,7 +21,7 @@ _WORST = 5  # cases that are named
 _GAIN = 1e-4  # of the mean Dice
 _GRAVE = 0.1  # of Dice in one case: a true part was cut off
 
-_METRICS = choose_metrics(["dice", "hd95"])
+_DICE, _BOTH = choose_metrics(["dice"]), choose_metrics(["dice", "hd95"])
 
 Split = tuple[list[int], list[int]]
 
@@ -56,12 +56,15 @@ def held_out(groups: Sequence[str], *, share: float = 0.1, seed: int = 0) -> Spl
     wanted = min(max(1, round(share * len(groups))), _MOST_HELD_OUT)
     drawn = [units[n] for n in np.random.default_rng(seed).permutation(len(units))]
     chosen: list[int] = []
-    taken = 0
+    left = len(units)
     for unit in drawn:
-        if taken + 1 < len(units) and len(unit) <= min(2 * (wanted - len(chosen)) - 1, _MOST_HELD_OUT - len(chosen)):
+        nearer = len(unit) < 2 * (wanted - len(chosen))
+        if nearer and len(chosen) + len(unit) <= _MOST_HELD_OUT and left > 1:
             chosen += unit
-            taken += 1
-    return _split(chosen or min(drawn, key=len), len(groups))
+            left -= 1
+    if not chosen:
+        chosen = min(drawn, key=len)
+    return _split(chosen, len(groups))
 
 
 def folds(groups: Sequence[str], count: int, *, seed: int = 0) -> list[Split]:
@@ -178,9 +181,9 @@ def score_case(name: str, prediction: LabelMap, reference: LabelMap) -> Case:
         If the grids differ.
     """
     try:
-        return evaluate(prediction, reference, Settings(_METRICS), case=name)
+        return evaluate(prediction, reference, Settings(_BOTH), case=name)
     except GeometryError:
-        return evaluate(prediction, reference, Settings(_METRICS[:1]), case=name)
+        return evaluate(prediction, reference, Settings(_DICE), case=name)
 
 
 def summarise_validation(cases: Sequence[Case], how: str) -> Validation:
@@ -196,7 +199,7 @@ def summarise_validation(cases: Sequence[Case], how: str) -> Validation:
     how : str
         In words: which cases were held back, by whom they were predicted.
     """
-    metrics = [m for m in _METRICS if all(m.name in score.values for case in cases for score in case.scores)]
+    metrics = [m for m in _BOTH if all(m.name in score.values for case in cases for score in case.scores)]
     cases = complete(cases, metrics)
     columns = {metric.name: metric.column(physical=all(case.physical for case in cases)) for metric in metrics}
     scores = [
@@ -250,7 +253,7 @@ def _split(validation: Iterable[int], count: int) -> Split:
 
 
 def _dice(prediction: LabelMap, reference: LabelMap) -> dict[str, float]:
-    case = evaluate(prediction, reference, Settings(_METRICS[:1]))
+    case = evaluate(prediction, reference, Settings(_DICE))
     return {score.name: score.values["dice"] for score in case.scores}
 
 

@@ -48,8 +48,8 @@ class Workspace:
         return self.folder / f"member-{member}.scores.json"
 
     @contextmanager
-    def held(self, *, restart: bool) -> Iterator[None]:
-        """Hold the folder against other runs, emptied first if asked.
+    def held(self, *, restart: bool, more: bool) -> Iterator[None]:
+        """Hold the folder against other runs, emptied first if asked; `more` says that a model there may grow.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class Workspace:
         OutputError
             If it cannot be made.
         """
-        if self.output.exists() and not restart:
+        if self.output.exists() and not (restart or more):
             raise UsageError(
                 f"{self.output}: there is a model already", hint="choose another -o, or train it anew with --restart"
             )

@@ -76,6 +76,11 @@ class Place:
     checkpoint: Path | None = None
     mark: str = ""
 
+    @classmethod
+    def on(cls, device: str) -> Place:
+        """Return a place on one device, without checkpoints."""
+        return cls(Alone(device))
+
 
 def fit(
     samples: Sequence[Sample],
