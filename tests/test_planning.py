@@ -53,8 +53,8 @@ def survey(shapes, spacings=(1, 1, 1), *, whole=mr, foreground=mr, channels=1, f
     for number, (shape, spacing) in enumerate(zip(shapes, spacings, strict=True)):
         rng = np.random.default_rng(number)
         values = [make(rng, channels).astype(np.float32) for make in (foreground, whole)]
-        shape, spacing = tuple(map(int, shape)), tuple(map(float, spacing))
-        cases.append(CaseFacts(f"c{number}", shape, spacing, physical, *values, floor, {"a": 1.0}, (9.0, 9.0, 9.0)))
+        grid = tuple(map(int, shape)), tuple(map(float, spacing))
+        cases.append(CaseFacts(f"c{number}", *grid, physical, *values, floor, {"a": 1.0}, (9.0, 9.0, 9.0)))
     return Survey(tuple(cases))
 
 
@@ -124,7 +124,7 @@ def test_every_plan_builds_fits_and_survives_its_way_through_json(name, machine)
     kind=st.sampled_from(["cpu", "cuda"]),
     physical=st.booleans(),
 )
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_no_data_set_gets_a_plan_that_does_not_fit(shape, spacing, spread, size, kind, physical):
     facts = survey(around(shape, 6, spread), spacing if physical else (1, 1, 1), physical=physical)
     machine = Machine(kind, int(size), 4, kind)
@@ -135,12 +135,15 @@ def test_no_data_set_gets_a_plan_that_does_not_fit(shape, spacing, spread, size,
         return
     plan, need = planned.plan, memory(planned.plan)
     assert need.of(planned.batch) <= machine.memory
-    assert planned == chosen(facts, machine=machine)
     largest = np.max(facts.shapes * facts.spacings, axis=0)
-    order = ["RAS RSA ASR".split().index(plan.orientation)]
-    axes = [(0, 1, 2), (0, 2, 1), (1, 2, 0)][order[0]]
+    axes = {"RAS": (0, 1, 2), "RSA": (0, 2, 1), "ASR": (1, 2, 0)}[plan.orientation]
     for n, mm, axis in zip(plan.patch[: plan.axes], plan.spacing or (1, 1, 1), axes, strict=False):
         assert n <= max(8, 1.34 * np.ceil(largest[axis] / mm))  # 9 voxels may become 12
+
+
+@pytest.mark.parametrize("name", ["prostate", "abdomen", "tumours"])
+def test_the_same_data_give_the_same_plan(name):
+    assert chosen(ALL[name]) == chosen(ALL[name])
 
 
 def test_small_crops_are_covered_by_one_patch():

@@ -78,6 +78,11 @@ class TestHeldOut:
             assert len(validation) == 10
             assert min(validation) >= 50
 
+    def test_a_pair_is_no_nearer_to_one_than_none(self):
+        groups = [*"aabbccdd", "", ""]
+        for seed in range(20):
+            assert held_out(groups, seed=seed)[1] in ([8], [9])
+
     def test_where_all_groups_are_too_large_the_smallest_is_held_back(self):
         groups = ["a"] * 30 + ["b"] * 20 + ["c"] * 25
         for seed in range(10):
@@ -271,6 +276,16 @@ class TestSummary:
             LabelScore(label="back", metric="dice", **nothing),
             LabelScore(label="back", metric="hd95_mm", **nothing),
         )
+
+    def test_a_label_that_was_made_up_counts_as_a_miss(self):
+        cases = [
+            score_case("a", line(1, 1, 0, 0), line(1, 1, 0, 0)),
+            score_case("b", line(1, 1, 0, 0), line(0, 0, 0, 0)),
+        ]
+        dice, hd95 = summarise_validation(cases, "held back").scores[:2]
+        assert (dice.n, dice.missed, dice.mean) == (2, 1, 0.5)
+        assert (hd95.n, hd95.missed) == (2, 1)
+        assert hd95.mean == pytest.approx(math.sqrt(4**2 + 3**2 + 3**2) / 2)
 
     def test_the_five_worst_cases_are_named_with_their_worst_label(self):
         cases = [case(f"case {n}", front=(n / 10, 1.0), back=(0.55, 1.0)) for n in range(9)]

@@ -12,11 +12,13 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.check import check
 from medseg.cli.convert import convert
 from medseg.cli.evaluate import evaluate
 from medseg.cli.info import info
 from medseg.cli.models import models
 from medseg.cli.predict import predict
+from medseg.cli.train import train
 from medseg.dicom.privacy import withheld
 from medseg.errors import MedsegError
 
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(evaluate)
+app.command()(train)
+app.command()(check)
 app.command()(info)
 app.command()(convert)
 app.add_typer(models, name="models")

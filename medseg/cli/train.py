@@ -36,6 +36,9 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Of 100 steps each, instead of --minutes.")] = None,
     folds: Annotated[int, typer.Option("--folds", metavar="N", help="Cross-validate; the model is an ensemble.")] = 0,
+    splits: Annotated[
+        Path | None, typer.Option("--splits", metavar="FILE", help="Folds of your own: JSON, as nnU-Net has it.")
+    ] = None,
     fold: Annotated[int | None, typer.Option("--fold", metavar="K", help="Train this one of the folds alone.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Hold no case back; nobody will know the scores.")] = False,
     patience: Annotated[
@@ -81,6 +84,7 @@ def train(
         minutes=minutes,
         epochs=epochs,
         folds=folds,
+        splits=splits,
         fold=fold,
         everything=everything,
         wishes=wishes,

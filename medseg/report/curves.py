@@ -85,7 +85,7 @@ class _Scale:
     def texts(self) -> list[str]:
         """Return the ticks as text: each with as many decimals, or each for itself where they count powers."""
         if self.log or max(map(abs, self.ticks)) >= 1e5:
-            return [f"{tick:g}" if 1e-3 <= abs(tick) < 1e5 or not tick else f"{tick:.0e}" for tick in self.ticks]
+            return [f"{tick:g}" if 1e-3 <= abs(tick) < 1e5 or not tick else f"{tick:.3g}" for tick in self.ticks]
         decimals = max(len(f"{tick:.6g}".partition(".")[2]) for tick in self.ticks)
         return [f"{tick:.{decimals}f}" for tick in self.ticks]
 

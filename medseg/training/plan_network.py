@@ -61,7 +61,7 @@ class Effort:
 
 
 # On two cores a step of two 40 x 56 x 40 patches takes 0.13 s with a stem of stride 2 and widths 32, 64, 128, and
-# 0.45 s without and widths 16, 32, 64, 128, which is as many weights. The patch of a GPU is that of nnU-Net's L.
+# 0.45 s without and widths 16, 32, 64, 128, which is as many weights.
 EFFORTS = {
     ("cpu", 2): Effort(width=16, widest=128, halvings=5, voxels=256**2, batch=2),
     ("cpu", 3): Effort(width=32, widest=256, halvings=4, voxels=80**3, batch=2, stem=True),

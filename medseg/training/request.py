@@ -27,6 +27,8 @@ class Request:
         Wall time of the whole command, or epochs of each member; 60 minutes if neither is given.
     folds : int
         Members of the ensemble, each trained without its share of the cases; 0 for one member.
+    splits : Path, optional
+        JSON list of folds, each with the names of its `train` and `val` cases, instead of `folds`.
     fold : int, optional
         Train this member alone.
     everything : bool
@@ -60,6 +62,7 @@ class Request:
     minutes: float | None = None
     epochs: int | None = None
     folds: int = 0
+    splits: Path | None = None
     fold: int | None = None
     everything: bool = False
     wishes: Wishes = field(default_factory=Wishes)
@@ -86,11 +89,6 @@ class Request:
         return 60 * (DEFAULT_MINUTES if self.minutes is None else self.minutes)
 
     @property
-    def members(self) -> int:
-        """Networks in the model."""
-        return self.folds or 1
-
-    @property
     def alone(self) -> bool:
         """Whether one process does it all."""
         return self.devices * self.nodes == 1
@@ -107,7 +105,9 @@ class Request:
             "--minutes and --epochs": self.minutes is not None and self.epochs is not None,
             "--all and --folds": self.everything and self.folds > 0,
             "--all and --patience": self.everything and self.patience is not None,
-            "--fold without --folds": self.fold is not None and not self.folds,
+            "--fold without --folds": self.fold is not None and not (self.folds or self.splits),
+            "--splits and --folds": self.splits is not None and self.folds > 0,
+            "--splits and --all": self.splits is not None and self.everything,
             "--freeze without --from": self.freeze and self.start is None,
             "--deterministic without --epochs": self.deterministic and self.epochs is None,
         }
@@ -120,7 +120,7 @@ class Request:
                 raise UsageError(f"{clash} do not fit together", hint=hints.get(clash, "leave one of them out"))
         if self.folds == 1 or self.folds < 0:
             raise UsageError(f"--folds {self.folds}", hint="give 2 or more")
-        if self.fold is not None and not 0 <= self.fold < self.folds:
+        if self.fold is not None and self.folds and not 0 <= self.fold < self.folds:
             raise UsageError(f"--fold {self.fold} of --folds {self.folds}", hint=f"give 0 to {self.folds - 1}")
         if self.output.suffix != ".safetensors" or self.output.is_dir():
             raise UsageError(f"{self.output}: is no name for a model", hint="give -o NAME.safetensors")
@@ -132,7 +132,8 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """Return all that must be the same when a training goes on."""
         kept = {name: value for name, value in vars(self).items() if name not in {"restart", "output", "fold"}}
-        return {**kept, "data": str(self.data.resolve()), "wishes": vars(self.wishes)}
+        splits = str(self.splits.resolve()) if self.splits else None
+        return {**kept, "data": str(self.data.resolve()), "splits": splits, "wishes": vars(self.wishes)}
 
 
 class Listener:

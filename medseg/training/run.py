@@ -111,9 +111,14 @@ class _Training:
             self.workspace.write("budget.json", asdict(self._budget(began)))
         self.budget = Budget(**self.workspace.read("budget.json"))
 
+    @property
+    def members(self) -> int:
+        """How many networks the model will have."""
+        return len(self.setup.splits)
+
     def run(self) -> Bundle | None:
         """Train and score each member that is not done yet; return the model."""
-        chosen = range(self.request.members) if self.request.fold is None else [self.request.fold]
+        chosen = range(self.members) if self.request.fold is None else [self.request.fold]
         for member in chosen:
             if not self.workspace.weights(member).exists():
                 self._learn(member)
@@ -124,7 +129,7 @@ class _Training:
 
     def _learn(self, member: int) -> None:
         learned, held = self.setup.splits[member]
-        self.listener.member(member, self.request.members, f"{len(learned)} cases, {len(held)} held back")
+        self.listener.member(member, self.members, f"{len(learned)} cases, {len(held)} held back")
         journal = Journal(self.workspace.log(member), self.setup.plan, self.setup.batch / len(learned))
 
         def hear(step: Step) -> None:
@@ -146,7 +151,7 @@ class _Training:
             journal.close()
         if not self.devices.rank:
             member_bundle(self.request.output, self.setup, halved(weights)).save(self.workspace.weights(member))
-            draw_curves(self.workspace, self.request.members, self.setup.plan, self.request.output.stem)
+            draw_curves(self.workspace, self.members, self.setup.plan, self.request.output.stem)
         self.devices.wait()
 
     def _score(self, member: int) -> None:
@@ -164,7 +169,7 @@ class _Training:
 
     def _finish(self) -> Bundle:
         """Write the model of all members that are done."""
-        done = [n for n in range(self.request.members) if self.workspace.scores(n).exists()]
+        done = [n for n in range(self.members) if self.workspace.scores(n).exists()]
         scored = [case for n in done for case in from_data(self.workspace.read(self.workspace.scores(n).name))]
         bundle = finished_model(
             self.request.output,
@@ -175,7 +180,7 @@ class _Training:
             self._how(done, scored),
         )
         bundle.save(self.request.output)
-        if len(done) == self.request.members:
+        if len(done) == self.members:
             self.workspace.tidy()
         return bundle
 
@@ -183,9 +188,9 @@ class _Training:
         """Return in words which cases were held back, and by whom they were predicted."""
         held = sum(len(self.setup.splits[n][1]) for n in done)
         some = f"; {held - len(scored)} more were left out for lack of time" if len(scored) < held else ""
-        if not self.request.folds:
+        if self.members == 1:
             return f"held back from training{some}"
-        folds = f"{self.request.folds} folds" if len(done) == self.request.folds else f"folds {', '.join(map(str, done))}"
+        folds = f"{self.members} folds" if len(done) == self.members else f"folds {', '.join(map(str, done))}"
         return f"cross-validation over {folds}, each case predicted by the member that had not seen it{some}"
 
     def _budget(self, began: float) -> Budget:
@@ -194,7 +199,7 @@ class _Training:
         if whole is None:
             return Budget(None, None)
         spent = time.monotonic() - began
-        members = self.request.members if self.request.fold is None else 1
+        members = self.members if self.request.fold is None else 1
         most = max(len(held) for _, held in self.setup.splits)
         left = whole * (1 - _RESERVE) - spent
         scoring = min(left * _SCORING, most * self._seconds_to_score() * members) / members if most else 0.0

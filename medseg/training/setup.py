@@ -25,7 +25,7 @@ from medseg.training.machine import parse_memory, this_machine
 from medseg.training.plan_labels import atom_table
 from medseg.training.planning import Planned, plan_training
 from medseg.training.request import Listener, Request
-from medseg.training.validation import Split, folds, held_out
+from medseg.training.validation import Split, folds, held_out, read_splits
 from medseg.training.workspace import Workspace
 
 _NAME = "setup.json"
@@ -118,13 +118,6 @@ def _plan(request: Request, checked: Checked) -> Planned:
 
 def _setup(request: Request, checked: Checked, planned: Planned) -> Setup:
     dataset = checked.dataset
-    groups = [case.group for case in dataset.cases]
-    if request.everything:
-        splits: Sequence[Split] = [([*range(len(groups))], [])]
-    elif request.folds:
-        splits = folds(groups, request.folds, seed=request.seed)
-    else:
-        splits = [held_out(groups, seed=request.seed)]
     legend = Legend(dataset.labels, atom_table(dataset.labels), dataset.ignore, request.fix)
     return Setup(
         name=dataset.name,
@@ -133,9 +126,23 @@ def _setup(request: Request, checked: Checked, planned: Planned) -> Setup:
         plan=planned.plan,
         batch=planned.batch,
         mirror=planned.mirror,
-        splits=tuple(splits),
+        splits=tuple(_splits(request, dataset.cases)),
         survey=checked.survey.as_record(),
     )
+
+
+def _splits(request: Request, cases: Sequence[Case]) -> Sequence[Split]:
+    groups = [case.group for case in cases]
+    if request.splits:
+        found = read_splits(request.splits, cases)
+        if request.fold is not None and request.fold >= len(found):
+            raise UsageError(f"--fold {request.fold} of {request.splits}", hint=f"give 0 to {len(found) - 1}")
+        return found
+    if request.everything:
+        return [([*range(len(groups))], [])]
+    if request.folds:
+        return folds(groups, request.folds, seed=request.seed)
+    return [held_out(groups, seed=request.seed)]
 
 
 def _to_data(setup: Setup) -> dict[str, Any]:

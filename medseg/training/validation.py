@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -14,6 +16,7 @@ from medseg.errors import GeometryError, UsageError
 from medseg.evaluation import METRICS, Case, Settings, choose_metrics, complete, evaluate, summarise
 from medseg.plan import Plan
 from medseg.postprocess import keep_largest
+from medseg.training.dataset import Case as TrainingCase
 from medseg.volume import LabelMap
 
 _MOST_HELD_OUT = 200  # cases: more would make the interval hardly narrower
@@ -53,7 +56,7 @@ def held_out(groups: Sequence[str], *, share: float = 0.1, seed: int = 0) -> Spl
             f"{_many(len(groups), 'case')} of {_many(len(units), 'group')}: none can be held back for validation",
             hint="give cases of more patients, or --all to train without validation",
         )
-    wanted = min(max(1, round(share * len(groups))), _MOST_HELD_OUT)
+    wanted = min(round(share * len(groups)), _MOST_HELD_OUT)
     drawn = [units[n] for n in np.random.default_rng(seed).permutation(len(units))]
     chosen: list[int] = []
     left = len(units)
@@ -98,6 +101,36 @@ def folds(groups: Sequence[str], count: int, *, seed: int = 0) -> list[Split]:
     for unit in sorted(drawn, key=len, reverse=True):
         min(parts, key=len).extend(unit)
     return [_split(part, len(groups)) for part in parts]
+
+
+def read_splits(path: Path, cases: Sequence[TrainingCase]) -> list[Split]:
+    """Return the folds of a JSON file: a list of objects with the names of `train` and `val` cases, as nnU-Net has it.
+
+    Raises
+    ------
+    UsageError
+        If it is damaged, names an unknown case, or has a case or a group on both sides of a fold.
+    """
+    places = {case.name: number for number, case in enumerate(cases)}
+    groups = [case.group or case.name for case in cases]
+    try:
+        named = [(list(fold["train"]), list(fold["val"])) for fold in json.loads(path.read_bytes())]
+        found = [([places[name] for name in learned], [places[name] for name in held]) for learned, held in named]
+    except KeyError as error:
+        what = "an entry lacks" if error.args[0] in {"train", "val"} else "there is no sound case"
+        raise UsageError(f"{path}: {what} {error}", hint="give names of cases as `medseg check` has them") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"{path}: cannot be used ({error})", hint='give a list of {"train": [...], "val": [...]}'
+        ) from error
+    for number, (learned, held) in enumerate(found):
+        both = {groups[n] for n in learned} & {groups[n] for n in held}
+        if both or not learned:
+            what = f"{min(both)} is on both sides" if both else "there is nothing to train on"
+            raise UsageError(f"{path}: fold {number}: {what}", hint="scores would not be honest; mend the file")
+    if not found:
+        raise UsageError(f"{path}: holds no fold", hint='give a list of {"train": [...], "val": [...]}')
+    return found
 
 
 @dataclass(frozen=True)
