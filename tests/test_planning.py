@@ -149,7 +149,7 @@ def test_the_same_data_give_the_same_plan(name):
 def test_small_crops_are_covered_by_one_patch():
     planned = chosen(CROPS)
     assert planned.plan.patch == (40, 56, 40)
-    assert planned.plan.network.options == {"stem_stride": 2, "widths": [32, 64, 128], "residual": True}
+    assert planned.plan.network.options == {"stem_stride": 2, "widths": [32, 64, 128]}
     assert planned.plan.overlap == 0.25
     assert planned.plan.spacing == (1, 1, 1)
     assert planned.batch == 2

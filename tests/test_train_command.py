@@ -31,7 +31,7 @@ def blobs(number: int, shape=(20, 22, 18), labels=2) -> tuple[np.ndarray, np.nda
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     found = np.zeros(shape, np.uint8)
     for label in range(1, labels + 1):
-        centre = rng.uniform(5, 8, 3) + np.array([6 * (label - 1), 0, 0])
+        centre = np.minimum(rng.uniform(5, 8, 3) + np.array([6 * (label - 1), 0, 0]), np.array(shape) - 1)
         found[np.linalg.norm(index - centre, axis=-1) < 4] = label
     return (found * 100 + rng.normal(size=shape) * 20).astype(np.float32), found
 
@@ -77,8 +77,11 @@ def test_the_budget_in_minutes_is_kept(pairs, tmp_path, run):
     began = time.monotonic()
     code, out, err = run("train", pairs, "-o", tmp_path / "m.safetensors", "--minutes", 0.2, *SMALL)
     assert code == 0, err
-    assert 8 < time.monotonic() - began < 14
+    budget = json.loads((tmp_path / "m.training" / "budget.json").read_text())
+    assert budget["learning"] + budget["scoring"] < 12
     rows = read_log(tmp_path / "m.training" / "member-0.csv")
+    assert budget["learning"] <= rows[-1].seconds < budget["learning"] + 3
+    assert time.monotonic() - began < 30  # on a busy machine; alone it takes 12
     assert rows[-1].rate < rows[len(rows) // 2].rate / 5  # the schedule came to its end
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import PLAN, random_bundle, smooth_scan
+from conftest import PLAN, random_bundle
 from torch import nn
 
 import medseg
@@ -108,12 +108,3 @@ def test_the_running_statistics_of_a_norm_are_part_of_the_weights(monkeypatch):
     weights = fit([Sample(scan.array, labels.array[None])], plan, Recipe(steps=2))
     assert weights["1.num_batches_tracked"] == 2
     assert (weights["1.running_mean"] != 0).all()
-
-
-def test_the_loop_leaves_monais_settings_as_they_were():
-    from monai.data.meta_obj import get_track_meta
-
-    before = get_track_meta()
-    scan = smooth_scan((16, 16, 16))
-    fit([Sample(scan.array, (scan.array > 0).astype(np.uint8))], TINY, Recipe(steps=1))
-    assert get_track_meta() == before

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from medseg.bundle import Bundle
-from medseg.cli.check import finding_lines
+from medseg.cli.checking import finding_lines
 from medseg.cli.progress import Style
 from medseg.errors import UsageError
 from medseg.training.check import Checked

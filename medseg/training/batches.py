@@ -6,13 +6,11 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from threading import local
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data.meta_obj import get_track_meta, set_track_meta
 from torch import Tensor
 
 from medseg.plan import Plan
@@ -45,7 +43,7 @@ class Batches:
     def after(self, step: int) -> Iterator[dict[str, Tensor]]:
         """Yield the batches that follow a step, without end; threads make some ahead of their use."""
         places = range(self.devices.rank, self.recipe.batch, self.devices.count)
-        with _without_tracking(), ThreadPoolExecutor(self._threads(), initializer=self._prepare_thread) as pool:
+        with ThreadPoolExecutor(self._threads(), initializer=self._prepare_thread) as pool:
             ahead: deque[list[Future[dict[str, Any]]]] = deque()
             try:
                 while True:
@@ -77,6 +75,7 @@ class Batches:
         return patch
 
     def _prepare_thread(self) -> None:
+        torch.set_num_threads(1)  # of this thread: on few voxels, sharing them out costs more than the work
         plan, recipe = self.plan, self.recipe
         spacing = plan.spacing and plan.spacing[: plan.axes]
         self._own.transforms = augmentation(
@@ -96,13 +95,3 @@ def _stacked(patches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         if key in patches[0]
     }
 
-
-@contextmanager
-def _without_tracking() -> Iterator[None]:
-    """Switch MONAI's affines off: they are of no use here, and cost a third of the time of a patch."""
-    tracked = get_track_meta()
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(tracked)

@@ -16,10 +16,13 @@ from medseg.training.plan_labels import atom_table, plan_labels, sided
 from medseg.training.plan_network import fit_network
 from medseg.training.plan_reasons import why_fit
 from medseg.training.survey import Survey
+from medseg.training.symmetry import told_apart
 
 __all__ = ["Choice", "Planned", "Wishes", "atom_table", "describe", "plan_training"]
 
 _OVERLAP, _WHOLE_OVERLAP = 0.5, 0.25  # of windows; less where one window covers a typical scan
+
+_TOLD = 0.5  # share of cases whose mirror images look unlike the others: more, and none is mirrored
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def plan_training(survey: Survey, dataset: Dataset, wishes: Wishes, machine: Mac
     channels, about_channels = plan_channels(survey, dataset.channels)
     crop, about_crop = plan_crop(survey, channels)
     labels, about_labels = plan_labels(dataset.labels)
-    mirror, about_mirror = _mirror(grid, labels)
+    mirror, about_mirror = _mirror(grid, labels, survey)
     draft = Plan(
         axes=3 if grid.axes == 3 else 2,
         channels=channels,
@@ -101,15 +104,22 @@ def describe(planned: Planned) -> list[str]:
     return [f"{c.what:<{wide[0]}}  {c.value:<{wide[1]}}  {c.why}".rstrip() for c in planned.choices]
 
 
-def _mirror(grid: Grid, labels: tuple[Label, ...]) -> tuple[tuple[int, ...], Choice]:
+def _mirror(grid: Grid, labels: tuple[Label, ...], survey: Survey) -> tuple[tuple[int, ...], Choice]:
+    """Return the plan's axes along which a mirrored scan could be one of the scans."""
     if names := sided(labels):
         others = f" and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
         return (), Choice("mirroring", "none", f"label {names[0]}{others} would change sides")
     if not grid.physical:
-        axes = tuple(range(grid.axes))
-        value = "along " + " and ".join("ijk"[axis] for axis in axes)
-        return axes, Choice("mirroring", value, "no physical size, and no label names a side")
-    if grid.left_right is None or grid.left_right >= grid.axes:
+        likely = {axis: axis for axis in range(grid.axes)}
+    elif grid.left_right is None or grid.left_right >= grid.axes:
         return (), Choice("mirroring", "none", "slices run from left to right")
-    axes = (grid.left_right,)
-    return axes, Choice("mirroring", "left and right", "no label names a side")
+    else:
+        likely = {grid.left_right: 0}  # the plan's axis, and that of RAS
+    scans = [case.coarse for case in survey.cases if case.coarse is not None]
+    shares = {axis: told_apart(scans, own) for axis, own in likely.items()}
+    axes = tuple(axis for axis, share in shares.items() if share <= _TOLD)
+    if not axes:
+        share = min(shares.values())
+        return (), Choice("mirroring", "none", f"a mirrored scan looks unlike the others in {share:.0%} of cases")
+    value = "left and right" if grid.physical else "along " + " and ".join("ijk"[axis] for axis in axes)
+    return axes, Choice("mirroring", value, "mirrored scans look like the others, and no label names a side")

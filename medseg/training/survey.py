@@ -33,6 +33,8 @@ class CaseFacts:
         mL of each label (voxels / 1000 where there is no physical size), 0 where it is absent.
     label_box_mm : three floats
         Extent of the box around all labels along x, y, z, in mm.
+    coarse : (X, Y, Z) array of float32, optional
+        The scan in at most 12 cells along each axis (`symmetry.coarse`).
     """
 
     name: str
@@ -44,6 +46,7 @@ class CaseFacts:
     floor_share: float
     volumes_ml: dict[str, float]
     label_box_mm: tuple[float, float, float]
+    coarse: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

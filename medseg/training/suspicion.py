@@ -104,7 +104,8 @@ def trace(scene: Scene, cases: int, *, seed: int) -> Trace | None:
     count = max(least, min(most, total // (cases * len(image))))
     if len(where) > count:
         where = np.random.default_rng(seed).choice(where, count, replace=False)
-    strides = np.array(padded.strides) // padded.itemsize
+    _, rows, columns = padded.shape
+    strides = np.array([rows * columns, columns, 1])
     moves = [0, *(sign * _MOVES * int(strides[axis]) for axis in axes for sign in (1, -1))]
     inside = padded.ravel()[where[:, None] - moves]
     if inside[:, 0].all():
@@ -145,7 +146,7 @@ def misfits(
     spread = max(_LEAST_SPREAD, 1.4826 * float(np.median(np.abs(values - median))))
     certain = 1 + FEWEST / len(kept)  # of few cases, median and spread are not known well
     below = {place: (median - value) / spread for place, value in agreements.items()}
-    swapped = {}
+    swapped: dict[int, int] = {}
     for one, other in _pairs(below, shapes):
         if not {one, other} & swapped.keys() and judge.gain(one, other, agreements, reopen) > (
             _SWAP_GAIN * certain * spread
@@ -191,7 +192,10 @@ class _Judge:
     def gain(self, one: int, other: int, agreements: Mapping[int, float], reopen: Callable[[int], Scene]) -> float:
         """Return how much better the labels of two cases agree with the image of the other."""
         first, second = reopen(one), reopen(other)
-        crossed = [trace((first[0], second[1]), self._cases, seed=one), trace((second[0], first[1]), self._cases, seed=other)]
+        crossed = [
+            trace((first[0], second[1]), self._cases, seed=one),
+            trace((second[0], first[1]), self._cases, seed=other),
+        ]
         if not (crossed[0] and crossed[1]):
             return 0.0
         after = self.agreement(crossed[0], one) + self.agreement(crossed[1], other)
@@ -203,11 +207,11 @@ class _Judge:
 
 
 def _pairs(below: Mapping[int, float], shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
-    """Return pairs of cases of one shape that may have swapped labels, the oddest first; fewer than there are cases."""
+    """Return pairs of cases of one shape that may have swapped labels, the oddest first, and not too many."""
     odd = [place for place, deviations in below.items() if deviations > _HALF_ODD]
     odd = sorted(odd, key=lambda place: -below[place])[: 2 * int(np.sqrt(len(below)))]
     pairs = [pair for pair in combinations(odd, 2) if shapes[pair[0]] == shapes[pair[1]]]
-    return sorted(pairs, key=lambda pair: -below[pair[0]] - below[pair[1]])[: len(below)]
+    return sorted(pairs, key=lambda pair: -below[pair[0]] - below[pair[1]])[: max(4, len(below) // 4)]
 
 
 def _surroundings(image: npt.NDArray[Any], mask: Mask) -> tuple[npt.NDArray[np.float32], Mask] | None:
@@ -222,13 +226,14 @@ def _surroundings(image: npt.NDArray[Any], mask: Mask) -> tuple[npt.NDArray[np.f
         steps[np.argmax(np.array(mask.shape) / steps)] += 1
     if (steps > 1).any():
         mask = _coarser(mask[None], steps)[0] >= 0.5
-    coarse = _coarser(image, steps)
-    for channel in coarse:
-        low, high = np.percentile(channel, (1, 99))
-        np.clip(channel, low, high, out=channel)
-        channel -= channel.mean()
-        channel /= max(float(channel.std()), 1e-6)
-    return coarse, mask
+    return np.stack([_normalised(channel) for channel in _coarser(image, steps)]), mask
+
+
+def _normalised(channel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    low, high = np.percentile(channel, (1, 99))
+    clipped = np.clip(channel, low, high)
+    centred: npt.NDArray[np.float32] = clipped - clipped.mean()
+    return centred / np.float32(max(float(centred.std()), 1e-6))
 
 
 def _coarser(array: npt.NDArray[Any], steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -238,5 +243,3 @@ def _coarser(array: npt.NDArray[Any], steps: npt.NDArray[np.int64]) -> npt.NDArr
     sides = [side for pair in zip(counts, steps.tolist(), strict=True) for side in pair]
     means: npt.NDArray[np.float32] = whole.reshape(len(array), *sides).mean(axis=(2, 4, 6), dtype=np.float32)
     return means
-
-

@@ -191,8 +191,8 @@ def augmentation(
     (C, *S) on any device, to tensors (C, *patch). Rotation, shear, scaling, shifts and mirroring; then blur, noise,
     contrast, brightness, lower resolution and gamma of the image.
 
-    Call `seed` before each patch. The transforms remember what they draw, so each thread makes its own; that takes less
-    than a millisecond.
+    Call `seed` before each patch. The transforms remember what they draw, so each thread makes its own, which takes a
+    millisecond. Patches are too small to share: such a thread is fastest after `torch.set_num_threads(1)`.
 
     Parameters
     ----------

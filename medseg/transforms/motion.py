@@ -145,13 +145,16 @@ def resampled(
         key: box.new_empty((len(box), *patch), dtype=torch.float32 if box.is_floating_point() else None)
         for key, box in boxes.items()
     }
+    ends = np.nextafter(
+        np.array(size, np.float32) - 1, np.float32(0)
+    ).tolist()  # below the last voxel: it has a next one
     planes = patch[0] if first.is_cuda else max(1, _SLAB * patch[0] // int(np.prod(patch)))
     for start in range(0, patch[0], planes):
         rows = slice(start, min(start + planes, patch[0]))
         places = _places(rows, patch, affine, first.device)
         if bend is not None:
             places = [place + displacement[rows] for place, displacement in zip(places, bend, strict=True)]
-        _fill(results, boxes, rows, [place.clamp_(0, max(n - 1.001, 0)) for place, n in zip(places, size, strict=True)])
+        _fill(results, boxes, rows, [place.clamp_(0, end) for place, end in zip(places, ends, strict=True)])
     return results
 
 
