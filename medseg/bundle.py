@@ -39,7 +39,7 @@ class LabelScore(Record):
     ----------
     label : str
         Name of the label.
-    metric : 'dice' or 'hd95_mm'
+    metric : 'dice', 'hd95_mm' or 'hd95_px'
         What is averaged; a missed label counts as the worst there is.
     n, missed : int
         Cases with the label in reference or prediction; of those, cases in which it was missed or made up.

@@ -238,7 +238,7 @@ class _Placement:
             yield (slice(start, stop), second, third), (part, self.taps[1], self.taps[2])
 
 
-def _place(logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry) -> _Placement:
+def _place(logits: Array, grid: Geometry, onto: Geometry) -> _Placement:
     if logits.shape[1:] != grid.shape:
         raise ShapeMismatch(f"logits of shape {logits.shape} on a grid of shape {grid.shape}", hint="give that grid")
     order = _order_along(grid, onto)

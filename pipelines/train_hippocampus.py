@@ -2,8 +2,8 @@
 
     python pipelines/train_hippocampus.py DATA -o hippocampus-t1.safetensors --minutes 60
 
-DATA is the folder of task 04 of the Medical Segmentation Decathlon, and `--splits` a file that says which cases are held
-back from which member (five folds at random when left out). Killed, it goes on where it stopped.
+DATA is the folder of task 04 of the Medical Segmentation Decathlon, and `--splits` a file that says which cases are
+held back from which member (five folds at random when left out). Killed, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medseg import Bundle
 from medseg.plan import Plan
-from medseg.training import Listener, Request, Step, read_decathlon, train
+from medseg.training import Listener, Request, Step, Wishes, read_decathlon, train
 
 HIPPOCAMPUS = {"value": "5366008", "meaning": "Hippocampus"}
 ANTERIOR = {"value": "255549009", "meaning": "Anterior"}
@@ -23,6 +23,7 @@ LABELS = [
     {"value": 1, "name": "anterior", "color": [230, 110, 60], "code": HIPPOCAMPUS, "modifier": ANTERIOR},
     {"value": 2, "name": "posterior", "color": [70, 150, 230], "code": HIPPOCAMPUS, "modifier": POSTERIOR},
 ]
+WIDTHS = (24, 48, 96)  # five members of this size take less than 8 MB
 CARD = {
     "name": "hippocampus-t1",
     "version": "2.0.0",
@@ -70,7 +71,13 @@ def main() -> None:
     raw = options.output.with_suffix(".raw.safetensors")
     folds = 0 if options.splits else 5
     request = Request(
-        listing, raw, minutes=options.minutes, folds=folds, splits=options.splits, device=options.device
+        listing,
+        raw,
+        minutes=options.minutes,
+        folds=folds,
+        splits=options.splits,
+        wishes=Wishes(widths=WIDTHS),
+        device=options.device,
     )
     bundle = train(request, Lines())
     if bundle is None:
@@ -87,7 +94,11 @@ def list_cases(folder: Path) -> dict[str, object]:
         "channels": ["t1"],
         "labels": {str(label["name"]): label["value"] for label in LABELS},
         "training": [
-            {"case": case.name, "image": str(case.images[0].path.resolve()), "label": str(case.reference.path.resolve())}
+            {
+                "case": case.name,
+                "image": str(case.images[0].path.resolve()),
+                "label": str(case.reference.path.resolve()),
+            }
             for case in read_decathlon(folder)
         ],
     }

@@ -34,28 +34,11 @@ def list_models(debug: Debug = False) -> None:
 def show(model: Model, debug: Debug = False) -> None:
     """Print what a model is for, its labels, scores and limits."""
     from medseg.bundle import Bundle
+    from medseg.cli.cards import rows
     from medseg.zoo import find
 
     path = find(model)
-    bundle = Bundle.load(path)
-    card, plan = bundle.card, bundle.plan
-    rows = [
-        ("name", f"{card.name} {card.version}"),
-        ("summary", card.summary),
-        ("use", card.intended_use),
-        ("file", str(path)),
-        ("sha256", bundle.sha256),
-        ("network", f"{plan.network.architecture}, {plan.axes}D, {len(bundle.members)} member(s)"),
-        ("channels", ", ".join(channel.name for channel in plan.channels)),
-        ("spacing", " x ".join(f"{mm:g}" for mm in plan.spacing) + " mm" if plan.spacing else "as the scan's"),
-        *(("label", " ".join([f"{label.value} {label.name}", *map(str, label.codes)])) for label in plan.labels),
-        *(("score", f"{name} {value:g}") for name, value in card.scores.items()),
-        *(("limit", text) for text in card.limits),
-        ("data", card.training_data),
-        ("licence", card.licence),
-        ("attribution", card.attribution),
-    ]
-    for name, text in rows:
+    for name, text in rows(Bundle.load(path), path):
         print(f"{name + ':':<13}{text}")
 
 

@@ -45,6 +45,7 @@ def train(
         int | None, typer.Option("--patience", metavar="N", help="Stop after N epochs without a better Dice.")
     ] = None,
     network: Annotated[str | None, typer.Option("--network", help="One of `medseg models networks`.")] = None,
+    widths: Annotated[str | None, typer.Option("--widths", metavar="CHANNELS", help="Of a U-Net: 32x64x128.")] = None,
     axes: Annotated[int | None, typer.Option("--axes", help="2 for slices, 3 for volumes.")] = None,
     spacing: Annotated[str | None, typer.Option("--spacing", metavar="MM", help="Such as 1x1x2.5.")] = None,
     patch: Annotated[str | None, typer.Option("--patch", metavar="VOXELS", help="Such as 96x96x64.")] = None,
@@ -73,11 +74,12 @@ def train(
     """
     began = time.monotonic()
     from medseg.cli.training import Teller, sizes
-    from medseg.training.request import Request
     from medseg.training.plan_choice import Wishes
+    from medseg.training.request import Request
     from medseg.training.run import train as run
 
-    wishes = Wishes(axes, network, sizes("--spacing", spacing, float), sizes("--patch", patch, int), batch)
+    shape = sizes("--spacing", spacing, float), sizes("--patch", patch, int), batch, sizes("--widths", widths, int)
+    wishes = Wishes(axes, network, *shape)
     request = Request(
         data=data,
         output=output,

@@ -5,7 +5,7 @@ The network of the first paper, unpadded, is `unet_original.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -84,7 +84,7 @@ class UNet(Architecture):
         super().__init__(axes, in_channels, out_channels, stride=stride, norm=norm)
         stages = list(zip(pairwise(widths), steps, strict=True))
         block = partial(ConvBlock, axes, residual=residual, norm=norm)
-        enlarge = partial(upsampler, upsampling, axes, **(upsampling_options or {}))
+        enlarge: Callable[..., nn.Module] = partial(upsampler, upsampling, axes, **(upsampling_options or {}))
         up_block = partial(UpBlock, axes, upsampler=enlarge, attention=attention, residual=residual, norm=norm)
         self.stem = block(in_channels, widths[0], kernel=kernels[0], stride=finest)
         self.downs = nn.ModuleList(
@@ -95,7 +95,9 @@ class UNet(Architecture):
             for ((a, b), step), kernel in zip(reversed(stages), reversed(kernels[:-1]), strict=True)
         )
         coarse = max(finest) > 1
-        self.head = enlarge(widths[0], out_channels, factor=finest) if coarse else CONV[axes](widths[0], out_channels, 1)
+        self.head = (
+            enlarge(widths[0], out_channels, factor=finest) if coarse else CONV[axes](widths[0], out_channels, 1)
+        )
         coarser = widths[-2:0:-1] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(CONV[axes](width, out_channels, kernel_size=1) for width in coarser)
 

@@ -2,10 +2,11 @@
 
 from medseg.training.data import Legend, prepare_case, prepare_sample, with_border_weights
 from medseg.training.dataset import Case, Dataset, File, Finding, select
-from medseg.training.loop import Place, Step, fit
 from medseg.training.layouts import read_decathlon
+from medseg.training.loop import Place, Step, fit
 from medseg.training.losses import border_weights, dice_cross_entropy, weighted_cross_entropy
 from medseg.training.patches import Sample
+from medseg.training.plan_choice import Wishes
 from medseg.training.recipe import EPOCH, Recipe
 from medseg.training.request import Listener, Request
 from medseg.training.run import train
@@ -26,6 +27,7 @@ __all__ = [
     "Sample",
     "Step",
     "Study",
+    "Wishes",
     "border_weights",
     "dice_cross_entropy",
     "fit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import local
 from typing import Any
@@ -40,7 +40,7 @@ class Batches:
         self.samples, self.plan, self.recipe, self.devices = samples, plan, recipe, devices
         self._own = local()  # transforms hold the state of their random numbers: one set for each thread
 
-    def after(self, step: int) -> Iterator[dict[str, Tensor]]:
+    def after(self, step: int) -> Generator[dict[str, Tensor], None, None]:
         """Yield the batches that follow a step, without end; threads make some ahead of their use."""
         places = range(self.devices.rank, self.recipe.batch, self.devices.count)
         with ThreadPoolExecutor(self._threads(), initializer=self._prepare_thread) as pool:
@@ -94,4 +94,3 @@ def _stacked(patches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         for key in ("image", "label", "weights")
         if key in patches[0]
     }
-

@@ -83,7 +83,7 @@ class Cache:
         made = prepare_case(case, self.plan, self.legend)
         sample = made.sample
         points = [np.insert(at, 0, number, axis=1) for number, at in sample.points.items()]
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "image": sample.image.astype(np.float16),
             "target": sample.target,
             "points": np.concatenate([np.zeros((0, 4), np.int32), *points]).astype(np.int32),
@@ -101,7 +101,7 @@ class Cache:
             record = json.loads((self.folder / f"{stem}.json").read_bytes())
             for name in ("image", "target", "points"):
                 with open(self._path(stem, name), "rb") as file:
-                    if _checksum(iter(lambda: file.read(_CHUNK), b"")) != record[name]:  # noqa: B023 - used at once
+                    if _checksum(iter(lambda: file.read(_CHUNK), b"")) != record[name]:
                         return None
             image, target, points = (
                 np.load(self._path(stem, name), mmap_mode="r", allow_pickle=False)
@@ -135,7 +135,7 @@ def _npy(array: npt.NDArray[Any]) -> Iterator[bytes | memoryview]:
     np.lib.format.write_array_header_2_0(head, np.lib.format.header_data_from_array_1_0(array))
     yield head.getvalue()
     if array.size:
-        yield memoryview(array).cast("B")
+        yield array.data.cast("B")
 
 
 def _checksum(chunks: Any) -> int:

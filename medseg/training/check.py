@@ -66,7 +66,7 @@ def check(dataset: Dataset, *, fix: bool = False, progress: Progress = silent) -
     findings += comparison.odd_ones_out(_sound(portraits, findings), dataset.channels)
     labels = dataset.labels or comparison.named_labels(_sound(portraits, findings))
     findings += comparison.other_tables(_sound(portraits, findings), labels, declared=bool(dataset.labels))
-    findings += comparison.label_extremes(portraits, labels, present, dataset)
+    findings += comparison.label_extremes(_sound(portraits, findings), labels, present, dataset)
     findings += comparison.shared_labels(_sound(portraits, findings))
     findings += _about_fit(_sound(portraits, findings), dataset, fix=fix)
     sound = _sound(portraits, findings)
@@ -95,15 +95,17 @@ def _sound(portraits: dict[str, Portrait], findings: Sequence[Finding]) -> dict[
 
 def _about_fit(portraits: dict[str, Portrait], dataset: Dataset, *, fix: bool) -> list[Finding]:
     """Return the cases whose labels do not follow their images, and those that have swapped theirs."""
-    names = [*portraits]
+    names, seen = [*portraits], [*portraits.values()]
     cases = {case.name: case for case in dataset.cases}
 
     def reopen(place: int) -> Scene:
         return scene_of(cases[names[place]], dataset, fix=fix)
 
-    traces = [one.trace for one in portraits.values()]
-    found = misfits(traces, [one.facts.shape for one in portraits.values()], reopen)
-    return [_told(misfit, names) for misfit in found]
+    def exchangeable(one: int, other: int) -> bool:
+        a, b = seen[one], seen[other]
+        return a.facts.shape == b.facts.shape and a.image_digest != b.image_digest
+
+    return [_told(misfit, names) for misfit in misfits([one.trace for one in seen], exchangeable, reopen)]
 
 
 def _told(misfit: Misfit, names: Sequence[str]) -> Finding:

@@ -39,7 +39,7 @@ class Together:
     def __init__(self, kind: str, count: int, nodes: int) -> None:
         try:
             from lightning_fabric import Fabric
-            from lightning_fabric.strategies import DDPStrategy
+            from lightning_fabric.strategies.ddp import DDPStrategy
         except ImportError as error:
             raise UsageError(
                 "several devices need lightning-fabric", hint="install it by: pip install medseg[distributed]"
@@ -73,8 +73,7 @@ class Together:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over all processes."""
-        found: Tensor = self._fabric.all_reduce(values, reduce_op="mean")
-        return found
+        return torch.as_tensor(self._fabric.all_reduce(values, reduce_op="mean"))
 
     def wait(self) -> None:
         """Wait until all processes are here."""

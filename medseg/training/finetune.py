@@ -32,9 +32,11 @@ def plan_from(bundle: Bundle, planned: Planned, wishes: Wishes) -> Planned:
             f"{bundle.card.name} takes {len(model.channels)} channels, the data have {len(planned.plan.channels)}",
             hint="choose another --from",
         )
-    for name in ("network", "spacing", "axes"):
+    for name in ("network", "widths", "spacing", "axes"):
         if getattr(wishes, name) is not None:
-            raise UsageError(f"--{name} and --from do not fit together", hint="the model says it; leave one of them out")
+            raise UsageError(
+                f"--{name} and --from do not fit together", hint="the model says it; leave one of them out"
+            )
     kept = model.model_dump(mode="json", include=set(_KEPT))
     if wishes.patch is not None:
         kept["patch"] = planned.plan.patch

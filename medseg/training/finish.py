@@ -15,6 +15,8 @@ from medseg.training.scoring import Scored, final_scores
 from medseg.training.setup import Setup
 from medseg.training.validation import largest_pieces_that_help, summarise_validation
 
+_ENOUGH = 10  # references
+
 
 def halved(weights: Weights) -> Weights:
     """Return weights in half precision, as they are stored: half the size, label maps as good as the same."""
@@ -27,7 +29,12 @@ def member_bundle(output: Path, setup: Setup, weights: Weights) -> Bundle:
 
 
 def finished_model(
-    output: Path, setup: Setup, members: Sequence[Bundle], measures: Sequence[Measures], scored: Sequence[Scored], how: str
+    output: Path,
+    setup: Setup,
+    members: Sequence[Bundle],
+    measures: Sequence[Measures],
+    scored: Sequence[Scored],
+    how: str,
 ) -> Bundle:
     """Return the model: all members, and what their held-back cases say.
 
@@ -46,15 +53,26 @@ def finished_model(
     how : str
         In words, how they were held back.
     """
-    plan = setup.plan
-    validation = None
     if scored:
-        cleaned = largest_pieces_that_help([effect for case in scored for effect in case.effects], plan)
-        plan = Plan.parse({**plan.model_dump(mode="json"), "largest_component": cleaned})
-        validation = summarise_validation(final_scores(scored, cleaned, plan), how)
+        cleaned = largest_pieces_that_help([effect for case in scored for effect in case.effects], setup.plan)
+    else:
+        cleaned = _whole_labels(measures, setup.plan)
+    plan = Plan.parse({**setup.plan.model_dump(mode="json"), "largest_component": cleaned})
+    validation = summarise_validation(final_scores(scored, cleaned, plan), how) if scored else None
     card = _card(output, setup, validation)
     weights = [member for bundle in members for member in bundle.members]
     return Bundle.of(weights, plan=plan, card=card, fingerprint=fingerprint(measures))
+
+
+def _whole_labels(measures: Sequence[Measures], plan: Plan) -> tuple[str, ...]:
+    """Return the labels that are one piece in every reference, of at least ten: without held-back cases, all we know.
+
+    None for a network of slices, which may be asked for a slice in which one structure lies in several pieces.
+    """
+    found = {label.name: [case.components[label.name] for case in measures] for label in plan.labels}
+    pieces = {name: [count for count in counts if count] for name, counts in found.items()}
+    enough = plan.axes == 3 and len(measures) >= _ENOUGH
+    return tuple(name for name, counts in pieces.items() if enough and len(counts) >= _ENOUGH and max(counts) == 1)
 
 
 def _card(output: Path, setup: Setup, validation: Validation | None) -> Card:

@@ -59,4 +59,3 @@ class HeldBack:
         pairs = self.members.double() @ joint.double()
         both = (pairs * self.members).sum(dim=1)
         return torch.stack([both, pairs.sum(dim=1), self.members.double() @ joint.sum(dim=0).double()]).numpy()
-

@@ -267,5 +267,5 @@ def _digest(array: npt.NDArray[Any], dtype: type[np.generic]) -> str:
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
     for channel in array:
         for plane in np.moveaxis(channel, 2, 0):
-            digest.update(np.ascontiguousarray(plane.T, dtype).data)
+            digest.update(np.add(np.ascontiguousarray(plane.T, dtype), 0, dtype=dtype).data)  # -0 is 0
     return digest.hexdigest()

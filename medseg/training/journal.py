@@ -9,8 +9,8 @@ import numpy as np
 from medseg.atomic import write_atomic
 from medseg.plan import Plan
 from medseg.report.curves import Point, curves
-from medseg.training.loop import Step
 from medseg.training.log import Log, Row, read_log
+from medseg.training.loop import Step
 from medseg.training.workspace import Workspace
 
 

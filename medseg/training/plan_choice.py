@@ -25,6 +25,8 @@ class Wishes:
         Voxels along the plan's axes; for 2 axes two numbers, or three with the last 1.
     batch : int, optional
         Patches in each step.
+    widths : ints, optional
+        Channels of each stage of a U-Net, from the finest.
     """
 
     axes: int | None = None
@@ -32,6 +34,7 @@ class Wishes:
     spacing: tuple[float, ...] | None = None
     patch: tuple[int, ...] | None = None
     batch: int | None = None
+    widths: tuple[int, ...] | None = None
 
     def check(self) -> None:
         """Refuse wishes that no data set can meet.
@@ -47,6 +50,8 @@ class Wishes:
             raise UsageError(f"--spacing {times(self.spacing)}: not three sizes in mm", hint="give such as 1x1x2.5")
         if self.patch is not None and not all(0 < n < 1 << 16 for n in self.patch):
             raise UsageError(f"--patch {times(self.patch)}: not sizes in voxels", hint="give such as 96x96x64")
+        if self.widths is not None and not all(0 < n < 1 << 16 for n in self.widths):
+            raise UsageError(f"--widths {times(self.widths)}: not numbers of channels", hint="give such as 32x64x128")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"--batch {self.batch}: not a number of patches", hint="give at least 1")
 

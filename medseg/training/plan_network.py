@@ -69,7 +69,9 @@ EFFORTS = {
     ("cpu", 2): Effort(width=16, widest=128, halvings=5, voxels=256**2, batch=2),
     ("cpu", 3): Effort(width=32, widest=256, halvings=4, voxels=80**3, batch=2, stem=True),
     ("gpu", 2): Effort(width=32, widest=512, halvings=7, voxels=1024**2, batch=9, supervised=True, residual=True),
-    ("gpu", 3): Effort(width=32, widest=320, halvings=5, voxels=160 * 192 * 160, batch=9, supervised=True, residual=True),
+    ("gpu", 3): Effort(
+        width=32, widest=320, halvings=5, voxels=160 * 192 * 160, batch=9, supervised=True, residual=True
+    ),
 }
 
 
@@ -176,7 +178,7 @@ def _network(patch: Three, grid: Grid, effort: Effort, wishes: Wishes) -> Networ
     if effort.stem and prod(patch) >= _STEM_VOXELS and len(strides) > 1:
         options["stem_stride"] = _short(strides[0])
         strides, kernels = strides[1:], kernels[1:]
-    options["widths"] = [min(effort.width << stage, effort.widest) for stage in range(len(kernels))]
+    options["widths"] = _widths(len(kernels), effort, wishes)
     if any(step != 2 for stride in strides for step in stride):
         options["strides"] = [_short(stride) for stride in strides]
     if any(size != 3 for kernel in kernels for size in kernel):
@@ -184,6 +186,16 @@ def _network(patch: Three, grid: Grid, effort: Effort, wishes: Wishes) -> Networ
     options |= {"residual": True} if name == "unet" and effort.residual else {}
     options |= {"deep_supervision": True} if effort.supervised else {}
     return Network(architecture=name, options=options)
+
+
+def _widths(count: int, effort: Effort, wishes: Wishes) -> list[JsonValue]:
+    if wishes.widths is None:
+        return [min(effort.width << stage, effort.widest) for stage in range(count)]
+    if len(wishes.widths) != count:
+        raise UsageError(
+            f"--widths {times(wishes.widths)}: the network has {count} stages", hint="give a width for each"
+        )
+    return list(wishes.widths)
 
 
 def stages(

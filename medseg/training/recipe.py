@@ -74,9 +74,6 @@ class Recipe:
 
     def rate_at(self, done: float, step: int) -> float:
         """Return the learning rate where a fraction is done and `step` (from 0) comes next."""
-        if self.schedule == "poly":
-            fall = float((1 - done) ** _POWER)
-        else:
-            fall = (1 + cos(pi * done)) / 2
+        fall = float((1 - done) ** _POWER) if self.schedule == "poly" else (1 + cos(pi * done)) / 2
         rise = (done + 1 / self.steps) / _WARM_UP if self.seconds is None else max(done / _WARM_UP, (step + 1) / 1000)
         return self.rate * min(1.0, rise) * fall

@@ -24,15 +24,15 @@ from medseg.training.cache import Cached
 from medseg.training.devices import Alone, Devices
 from medseg.training.finetune import start_weights
 from medseg.training.finish import finished_model, halved, member_bundle
-from medseg.training.loop import Place, Step, fit
 from medseg.training.journal import Journal, draw_curves
+from medseg.training.loop import Place, Step, fit
 from medseg.training.recipe import EPOCH, Recipe
 from medseg.training.request import Listener, Request
 from medseg.training.scoring import Scored, from_data, score_members_cases, to_data
 from medseg.training.setup import Setup, prepare_cases, set_up
 from medseg.training.workspace import Workspace
 
-_RESERVE = 0.03  # of the budget, for saving and what nobody foresaw
+_RESERVE = (0.03, 2.0)  # share of the budget, and seconds, for saving and what nobody foresaw
 _SCORING = 0.25  # of the budget at most
 _SHORTEST = 2.0  # seconds in which a member can learn anything
 _MOST_STEPS = 10_000_000
@@ -201,7 +201,7 @@ class _Training:
         spent = time.monotonic() - began
         members = self.members if self.request.fold is None else 1
         most = max(len(held) for _, held in self.setup.splits)
-        left = whole * (1 - _RESERVE) - spent
+        left = whole * (1 - _RESERVE[0]) - _RESERVE[1] - spent
         scoring = min(left * _SCORING, most * self._seconds_to_score() * members) / members if most else 0.0
         learning = left / members - scoring
         if learning < _SHORTEST:

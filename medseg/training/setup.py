@@ -18,7 +18,7 @@ from medseg.plan import Label, Plan
 from medseg.training.cache import Cache, Cached, identity
 from medseg.training.check import Checked, check
 from medseg.training.data import Legend
-from medseg.training.dataset import Case, Dataset, File
+from medseg.training.dataset import Case, File
 from medseg.training.finetune import plan_from
 from medseg.training.layouts import find_dataset
 from medseg.training.machine import parse_memory, this_machine

@@ -79,7 +79,10 @@ def read_drive(folder: Path) -> list[Case]:
         raise UsageError(f"{folder}: no images/*_training.tif", hint="give the training folder of DRIVE")
     numbers = [path.name.split("_")[0] for path in images]
     manuals = [_present(folder / "1st_manual" / f"{number}_manual1.gif") for number in numbers]
-    return [Case(number, (File(image),), File(manual)) for number, image, manual in zip(numbers, images, manuals, strict=True)]
+    return [
+        Case(number, (File(image),), File(manual))
+        for number, image, manual in zip(numbers, images, manuals, strict=True)
+    ]
 
 
 def _present(path: Path) -> Path:

@@ -20,8 +20,8 @@ from scipy import ndimage
 
 from medseg.boxes import box_around
 
-FEWEST = 8  # cases that must be there for one to stand out
-
+_FEWEST = 5  # cases that must be there for one to stand out
+_UNSURE = 8.0  # over the number of cases: by how much more one of few must stand out
 _SCALES = ((0.0, 1), (1.0, 2), (2.0, 5))  # blur in voxels, and the step of the 3 x 3 x 3 neighbours looked at
 _MARGIN = 8  # voxels around a label that belong to its surroundings
 _BAND = 4  # voxels around a label that are told from it
@@ -35,6 +35,8 @@ _LEAST_SPREAD = 0.03  # of the agreement: where all cases agree alike, small dif
 _ODD = 4.5  # deviations below the median at which a case stands out, among very many
 _HALF_ODD = 0.5  # for each of two cases whose labels may have been swapped
 _SWAP_GAIN = 3.0  # deviations by which two swapped labels fit better together
+_USUAL = 3.0  # deviations below the median that an exchanged label may still have
+_TOLD = 0.4  # agreement: where labels follow their images no better, none can be said to have been swapped
 
 Mask = npt.NDArray[np.bool_]
 Scene = tuple[npt.NDArray[Any], Mask]  # intensities (C, X, Y, Z), and where a label is (X, Y, Z)
@@ -121,37 +123,38 @@ def trace(scene: Scene, cases: int, *, seed: int) -> Trace | None:
 
 
 def misfits(
-    traces: Sequence[Trace | None], shapes: Sequence[tuple[int, ...]], reopen: Callable[[int], Scene]
+    traces: Sequence[Trace | None], exchangeable: Callable[[int, int], bool], reopen: Callable[[int], Scene]
 ) -> list[Misfit]:
-    """Return the cases whose labels do not follow their images, in their order; none of fewer than 8 cases.
+    """Return the cases whose labels do not follow their images, in their order; none of fewer than 5 cases.
 
     Parameters
     ----------
     traces : sequence of Trace
         Of each case; None where there is nothing to judge.
-    shapes : sequence of tuple of int
-        Of the scenes: labels can have been swapped between two of one shape.
+    exchangeable : callable
+        Whether the labels of two cases, by their places, can have been swapped: of two images of one shape.
     reopen : callable
         From the place of a case to its scene; asked for those that may have been swapped alone.
     """
     widths = Counter(kept.intensities.shape[1] for kept in traces if kept)
     usual = max(widths, key=lambda width: widths[width], default=0)
     kept = {place: one for place, one in enumerate(traces) if one and one.intensities.shape[1] == usual}
-    if len(kept) < FEWEST:
+    if len(kept) < _FEWEST:
         return []
     judge = _Judge(kept)
     agreements = {place: judge.agreement(one, place) for place, one in kept.items()}
     values = np.array([*agreements.values()])
     median = float(np.median(values))
     spread = max(_LEAST_SPREAD, 1.4826 * float(np.median(np.abs(values - median))))
-    certain = 1 + FEWEST / len(kept)  # of few cases, median and spread are not known well
+    certain = 1 + _UNSURE / len(kept)  # of few cases, median and spread are not known well
     below = {place: (median - value) / spread for place, value in agreements.items()}
     swapped: dict[int, int] = {}
-    for one, other in _pairs(below, shapes):
-        if not {one, other} & swapped.keys() and judge.gain(one, other, agreements, reopen) > (
-            _SWAP_GAIN * certain * spread
-        ):
-            swapped |= {one: other, other: one}
+    for pair in _pairs(below, exchangeable) if median > _TOLD else ():
+        if swapped.keys().isdisjoint(pair):
+            crossed = judge.crossed(*pair, reopen)
+            gain = sum(crossed) - sum(agreements[place] for place in pair)
+            if gain > _SWAP_GAIN * certain * spread and min(crossed) > median - _USUAL * spread:
+                swapped |= dict([pair, pair[::-1]])
     return [
         Misfit(place, agreements[place], median, deviations, swapped.get(place))
         for place, deviations in below.items()
@@ -189,28 +192,25 @@ class _Judge:
         found = answers @ inside / np.maximum(scale, 1e-6)
         return float(2 * found[0] - found[1:].max())
 
-    def gain(self, one: int, other: int, agreements: Mapping[int, float], reopen: Callable[[int], Scene]) -> float:
-        """Return how much better the labels of two cases agree with the image of the other."""
-        first, second = reopen(one), reopen(other)
-        crossed = [
-            trace((first[0], second[1]), self._cases, seed=one),
-            trace((second[0], first[1]), self._cases, seed=other),
-        ]
-        if not (crossed[0] and crossed[1]):
-            return 0.0
-        after = self.agreement(crossed[0], one) + self.agreement(crossed[1], other)
-        return after - agreements[one] - agreements[other]
+    def crossed(self, one: int, other: int, reopen: Callable[[int], Scene]) -> tuple[float, float]:
+        """Return how well the labels of two cases agree with the images of the other."""
+        (first, own), (second, its) = reopen(one), reopen(other)
+        found = []
+        for place, scene in ((one, (first, its)), (other, (second, own))):
+            seen = trace(scene, self._cases, seed=place)
+            found.append(self.agreement(seen, place) if seen else 0.0)
+        return found[0], found[1]
 
     def _units(self, one: Trace) -> npt.NDArray[np.float32]:
         seen = one.intensities.astype(np.float32)
         return np.concatenate([seen, np.maximum(seen @ self._into + self._bias, 0), np.ones_like(seen[:, :1])], axis=1)
 
 
-def _pairs(below: Mapping[int, float], shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
-    """Return pairs of cases of one shape that may have swapped labels, the oddest first, and not too many."""
+def _pairs(below: Mapping[int, float], exchangeable: Callable[[int, int], bool]) -> list[tuple[int, int]]:
+    """Return pairs of cases that may have swapped labels, the oddest first, and not too many."""
     odd = [place for place, deviations in below.items() if deviations > _HALF_ODD]
     odd = sorted(odd, key=lambda place: -below[place])[: 2 * int(np.sqrt(len(below)))]
-    pairs = [pair for pair in combinations(odd, 2) if shapes[pair[0]] == shapes[pair[1]]]
+    pairs = [pair for pair in combinations(odd, 2) if exchangeable(*pair)]
     return sorted(pairs, key=lambda pair: -below[pair[0]] - below[pair[1]])[: max(4, len(below) // 4)]
 
 

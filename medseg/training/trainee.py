@@ -115,9 +115,11 @@ class Trainee:
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
         content = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        numbers = {"step": self.step, "seconds": self.seconds, "best": self.best, "stale": self.stale}
-        numbers |= {"scaler": self.scaler.state_dict()}
-        write_atomic(path, [safetensors.torch.save(content, {"form": _FORM, "mark": mark, "json": json.dumps(numbers)})])
+        numbers = {"step": self.step, "seconds": self.seconds, "best": self.best, "stale": self.stale,
+                   "scaler": self.scaler.state_dict()}  # fmt: skip
+        write_atomic(
+            path, [safetensors.torch.save(content, {"form": _FORM, "mark": mark, "json": json.dumps(numbers)})]
+        )
 
     def load(self, path: Path, mark: str) -> bool:
         """Take over a checkpoint; return whether there was one.
