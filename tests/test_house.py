@@ -67,9 +67,9 @@ def test_no_import_hides_behind_type_checking():
     assert not [path for path in SOURCES if "TYPE_CHECKING" in path.read_text()]
 
 
-def test_monai_lives_in_transforms_and_training_alone():
+def test_monai_lives_in_transforms_alone():
     users = {room_of(path) for path in SOURCES if re.search(r"^\s*(from|import) monai", path.read_text(), re.MULTILINE)}
-    assert users == {"transforms", "training"}
+    assert users == {"transforms"}
 
 
 def test_the_face_is_what_it_says():
