@@ -34,6 +34,17 @@ def desk(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         mask = np.pad(np.ones((4, 4, 4), np.uint8), 3)
         medseg.write(medseg.LabelMap(mask, medseg.Geometry(np.eye(4), mask.shape)), tmp_path / folder / "case.nii.gz")
+    for number in range(6):
+        for folder in ("images", "labels"):
+            (tmp_path / "pairs" / folder).mkdir(parents=True, exist_ok=True)
+        ball = np.linalg.norm(np.indices((16, 16, 16)) - 6 - number % 3, axis=0) < 4
+        noise = np.random.default_rng(number).normal(size=ball.shape)
+        grid = medseg.Geometry(np.eye(4), ball.shape)
+        image = medseg.Volume((ball * 3 + noise).astype(np.float32)[None], grid)
+        medseg.write(image, tmp_path / "pairs" / "images" / f"case_{number}.nii.gz")
+        medseg.write(
+            medseg.LabelMap(ball.astype(np.uint8), grid), tmp_path / "pairs" / "labels" / f"case_{number}.nii.gz"
+        )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -48,6 +59,7 @@ def test_the_python_blocks_run(desk, capsys):
 
 
 def test_the_commands_run(desk, monkeypatch):
+    monkeypatch.setattr("medseg.training.request.DEFAULT_MINUTES", 0.2)
     lines = re.findall(r"^(medseg .*)$", README, re.MULTILINE)
     assert len(lines) >= 6
     for line in lines:

@@ -30,6 +30,7 @@ def short_epochs(monkeypatch):
     monkeypatch.setattr("medseg.training.loop.EPOCH", 10)
 
 
+LEAN = ["--widths", "8x16x32"]
 SMALL = ["--patch", "16x16x16", "--device", "cpu", "--progress", "plain"]
 
 
@@ -66,7 +67,7 @@ def steady(log) -> list[list[str]]:
 
 def test_a_folder_of_pairs_becomes_a_model_that_finds_the_labels(pairs, tmp_path, run):
     output = tmp_path / "balls.safetensors"
-    code, out, err = run("train", pairs, "-o", output, "--epochs", 25, *SMALL)
+    code, out, err = run("train", pairs, "-o", output, "--epochs", 25, *SMALL, *LEAN)
     assert code == 0, err
     bundle = Bundle.load(output)
     assert "spacing" in err
@@ -95,7 +96,7 @@ def test_the_budget_in_minutes_is_kept(pairs, tmp_path, run):
 
 def test_folds_become_an_ensemble_and_every_case_is_scored_once(pairs, tmp_path, run):
     output = tmp_path / "folds.safetensors"
-    code, out, err = run("train", pairs, "-o", output, "--folds", 2, "--epochs", 1, *SMALL)
+    code, out, err = run("train", pairs, "-o", output, "--folds", 2, "--epochs", 1, *SMALL, *LEAN)
     assert code == 0, err
     bundle = Bundle.load(output)
     assert len(bundle.members) == 2
@@ -106,11 +107,11 @@ def test_folds_become_an_ensemble_and_every_case_is_scored_once(pairs, tmp_path,
 def test_folds_can_be_trained_one_by_one(pairs, tmp_path, run):
     output = tmp_path / "folds.safetensors"
     for fold in (1, 0):
-        code, _out, err = run("train", pairs, "-o", output, "--folds", 2, "--fold", fold, "--epochs", 1, *SMALL)
+        code, _out, err = run("train", pairs, "-o", output, "--folds", 2, "--fold", fold, "--epochs", 1, *SMALL, *LEAN)
         assert code == 0, err
         assert len(Bundle.load(output).members) == 2 - fold
     together = tmp_path / "together.safetensors"
-    assert run("train", pairs, "-o", together, "--folds", 2, "--epochs", 1, *SMALL)[0] == 0
+    assert run("train", pairs, "-o", together, "--folds", 2, "--epochs", 1, *SMALL, *LEAN)[0] == 0
     for one, other in zip(Bundle.load(output).members, Bundle.load(together).members, strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -120,18 +121,18 @@ def test_a_deterministic_training_gives_the_same_file_twice(pairs, tmp_path, run
     for name in "ab":
         folder = tmp_path / name
         folder.mkdir()
-        words = ["train", pairs, "-o", folder / "m.safetensors", "--epochs", 1, "--deterministic", *SMALL]
+        words = ["train", pairs, "-o", folder / "m.safetensors", "--epochs", 1, "--deterministic", *SMALL, *LEAN]
         assert run(*words)[0] == 0
         files.append((folder / "m.safetensors").read_bytes())
     assert files[0] == files[1]
-    assert run("train", pairs, "-o", tmp_path / "c.safetensors", "--epochs", 1, "--seed", 1, *SMALL)[0] == 0
+    assert run("train", pairs, "-o", tmp_path / "c.safetensors", "--epochs", 1, "--seed", 1, *SMALL, *LEAN)[0] == 0
     assert (tmp_path / "c.safetensors").read_bytes() != files[0]
 
 
 def test_a_model_that_is_there_is_not_overwritten(pairs, tmp_path, run, bundle_file):
     output = bundle_file()
     before = output.read_bytes()
-    code, _, err = run("train", pairs, "-o", output, "--epochs", 1, *SMALL)
+    code, _, err = run("train", pairs, "-o", output, "--epochs", 1, *SMALL, *LEAN)
     assert code == 2
     assert "--restart" in err
     assert output.read_bytes() == before
@@ -140,7 +141,7 @@ def test_a_model_that_is_there_is_not_overwritten(pairs, tmp_path, run, bundle_f
 def test_other_options_do_not_go_on_with_a_training(pairs, tmp_path, run, monkeypatch):
     output = tmp_path / "m.safetensors"
     monkeypatch.setattr("medseg.training.run._Training.run", lambda self: None)
-    assert run("train", pairs, "-o", output, "--epochs", 1, *SMALL)[0] == 0
+    assert run("train", pairs, "-o", output, "--epochs", 1, *SMALL, *LEAN)[0] == 0
     code, _, err = run("train", pairs, "-o", output, "--epochs", 2, *SMALL)
     assert code == 2
     assert "another epochs" in err
@@ -196,7 +197,7 @@ def test_errors_in_the_data_stop_it_before_anything_is_trained(pairs, tmp_path, 
         moved = Geometry(np.diag([1, 1, 1.3, 1]), image.shape) if number == 3 else grid
         medseg.write(Volume(image[None], grid), tmp_path / "data" / "images" / f"c{number}.nii.gz")
         medseg.write(LabelMap(labels, moved), tmp_path / "data" / "labels" / f"c{number}.nii.gz")
-    code, _, err = run("train", tmp_path / "data", "-o", tmp_path / "m.safetensors", "--epochs", 1, *SMALL)
+    code, _, err = run("train", tmp_path / "data", "-o", tmp_path / "m.safetensors", "--epochs", 1, *SMALL, *LEAN)
     assert code == 2
     assert "GRID" in err
     assert "c3" in err
@@ -222,7 +223,7 @@ def test_regions_and_an_ignore_label_are_learned(tmp_path, run):
             }
         )
     )
-    code, _out, err = run("train", tmp_path, "-o", tmp_path / "m.safetensors", "--epochs", 25, *SMALL)
+    code, _out, err = run("train", tmp_path, "-o", tmp_path / "m.safetensors", "--epochs", 25, *SMALL, *LEAN)
     assert code == 0, err
     bundle = Bundle.load(tmp_path / "m.safetensors")
     scores = {score.label: score.mean for score in bundle.card.validation.scores if score.metric == "dice"}
@@ -261,7 +262,7 @@ def test_fine_tuning_keeps_what_means_the_same(pairs, tmp_path, run):
 
 
 def command(pairs, output, *words) -> list[str]:
-    return [sys.executable, "-m", "medseg", "train", *map(str, [pairs, "-o", output, *words, *SMALL])]
+    return [sys.executable, "-m", "medseg", "train", *map(str, [pairs, "-o", output, *words, *SMALL, *LEAN])]
 
 
 @pytest.mark.slow

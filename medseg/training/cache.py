@@ -104,8 +104,7 @@ class Cache:
                     if _checksum(iter(lambda: file.read(_CHUNK), b"")) != record[name]:
                         return None
             image, target, points = (
-                np.lib.format.open_memmap(self._path(stem, name), mode="r")
-                for name in ("image", "target", "points")
+                np.lib.format.open_memmap(self._path(stem, name), mode="r") for name in ("image", "target", "points")
             )
             measures = Measures(**_tuples(record["measures"]))
         except (OSError, ValueError, KeyError, TypeError):
