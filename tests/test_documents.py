@@ -37,7 +37,7 @@ def desk(tmp_path, monkeypatch):
     for number in range(6):
         for folder in ("images", "labels"):
             (tmp_path / "pairs" / folder).mkdir(parents=True, exist_ok=True)
-        ball = np.linalg.norm(np.indices((16, 16, 16)) - 6 - number % 3, axis=0) < 4
+        ball = np.linalg.norm(np.indices((16, 16, 16)) - 5 - number, axis=0) < 4
         noise = np.random.default_rng(number).normal(size=ball.shape)
         grid = medseg.Geometry(np.eye(4), ball.shape)
         image = medseg.Volume((ball * 3 + noise).astype(np.float32)[None], grid)
