@@ -44,13 +44,14 @@ class Batches:
         """Yield the batches that follow a step, without end; threads make some ahead of their use."""
         places = range(self.devices.rank, self.recipe.batch, self.devices.count)
         with ThreadPoolExecutor(self._threads(), initializer=self._prepare_thread) as pool:
+            pinned = self.devices.device.type == "cuda"  # so that copies to the card overlap its work
             ahead: deque[list[Future[dict[str, Any]]]] = deque()
             try:
                 while True:
                     while len(ahead) < _AHEAD:
                         ahead.append([pool.submit(self._patch, step, place) for place in places])
                         step += 1
-                    yield _stacked([future.result() for future in ahead.popleft()])
+                    yield _stacked([future.result() for future in ahead.popleft()], pinned=pinned)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -88,9 +89,10 @@ class Batches:
         return max(1, min(_MOST_THREADS, (os.cpu_count() or 2) // self.devices.count - 1))
 
 
-def _stacked(patches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    return {
+def _stacked(patches: Sequence[dict[str, Any]], *, pinned: bool) -> dict[str, Tensor]:
+    batch: dict[str, Tensor] = {
         key: torch.stack([torch.as_tensor(patch[key]) for patch in patches]).float()
         for key in ("image", "label", "weights")
         if key in patches[0]
     }
+    return {key: tensor.pin_memory() for key, tensor in batch.items()} if pinned else batch

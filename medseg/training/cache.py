@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from medseg.atomic import Outputs
 from medseg.bundle import canonical_json
+from medseg.errors import OutputError
 from medseg.plan import Plan
 from medseg.qc import Measures, measure
 from medseg.training.data import Legend, prepare_case
 from medseg.training.dataset import Case, File
 from medseg.training.patches import Sample
+from medseg.training.stored import Stored
 
 _FORM = 1  # of what is stored; a change makes every case anew
 _CHUNK = 1 << 22
@@ -70,7 +72,7 @@ class Cache:
             self._write(stem, case)
             found = self._read(stem)
         if found is None:
-            raise OSError(f"{self.folder}: prepared cases cannot be read back")
+            raise OutputError(f"{self.folder}: prepared cases cannot be read back", hint="check the disk")
         return found
 
     def _stem(self, case: Case) -> str:
@@ -84,8 +86,8 @@ class Cache:
         sample = made.sample
         points = [np.insert(at, 0, number, axis=1) for number, at in sample.points.items()]
         arrays: dict[str, npt.NDArray[Any]] = {
-            "image": sample.image.astype(np.float16),
-            "target": sample.target,
+            "image": np.asarray(sample.image, np.float16),
+            "target": np.asarray(sample.target),
             "points": np.concatenate([np.zeros((0, 4), np.int32), *points]).astype(np.int32),
         }
         record: dict[str, Any] = {"measures": asdict(measure(made.prepared, made.reference, self.plan))}
@@ -103,14 +105,12 @@ class Cache:
                 with open(self._path(stem, name), "rb") as file:
                     if _checksum(iter(lambda: file.read(_CHUNK), b"")) != record[name]:
                         return None
-            image, target, points = (
-                np.lib.format.open_memmap(self._path(stem, name), mode="r") for name in ("image", "target", "points")
-            )
+            image, target, points = (Stored.of(self._path(stem, name)) for name in ("image", "target", "points"))
             measures = Measures(**_tuples(record["measures"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None  # not there, or not whole: it is made anew
-        numbers = points[:, 0]
-        at = {int(number): np.array(points[numbers == number, 1:]) for number in np.unique(numbers)}
+        listed = points[...]
+        at = {int(number): listed[listed[:, 0] == number, 1:] for number in np.unique(listed[:, 0])}
         return Cached(Sample(image, target, points=at), measures)
 
     def _path(self, stem: str, name: str) -> Path:

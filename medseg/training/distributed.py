@@ -5,6 +5,7 @@ Imported only when more than one device is asked for: its import takes twice as 
 
 from __future__ import annotations
 
+import os
 import warnings
 from datetime import timedelta
 
@@ -54,6 +55,8 @@ class Together:
             warnings.simplefilter("ignore")  # advice on settings that medseg makes by itself
             self._fabric = Fabric(accelerator=kind, devices=count, num_nodes=nodes, strategy=strategy)
             self._fabric.launch()
+        if kind == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
         self.rank: int = self._fabric.global_rank
         self.count: int = self._fabric.world_size
         self.device: torch.device = self._fabric.device

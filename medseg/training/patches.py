@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.training.stored import Stored
 from medseg.transforms.motion import reach
 
 IGNORE = 255  # in a target: nothing is learned there
@@ -35,8 +36,8 @@ class Sample:
         Voxels of each label (`points_of`); looked for in the target when left out.
     """
 
-    image: npt.NDArray[np.floating[Any]]
-    target: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.floating[Any]] | Stored
+    target: npt.NDArray[np.uint8] | Stored
     weights: npt.NDArray[np.float32] | None = None
     points: Points = field(default_factory=dict)
 
@@ -45,9 +46,9 @@ class Sample:
             object.__setattr__(self, "points", points_of(self.target))
 
 
-def points_of(target: npt.NDArray[np.uint8]) -> dict[int, npt.NDArray[np.int32]]:
+def points_of(target: npt.NDArray[np.uint8] | Stored) -> dict[int, npt.NDArray[np.int32]]:
     """Return voxels (n, 3) of each label in a target (1, I, J, K): at most 2000, evenly drawn; none of background."""
-    flat = target.reshape(-1)
+    flat = np.asarray(target).reshape(-1)
     voxels = np.flatnonzero((flat != 0) & (flat != IGNORE))
     numbers = flat[voxels]
     found = {}
@@ -134,7 +135,7 @@ def _around(point: npt.NDArray[np.integer], size: Sequence[int], shape: Sequence
     )
 
 
-def _anywhere(target: npt.NDArray[np.uint8], size: Sequence[int], rng: np.random.Generator) -> Start:
+def _anywhere(target: npt.NDArray[np.uint8] | Stored, size: Sequence[int], rng: np.random.Generator) -> Start:
     """Return where a patch starts whose middle somebody has drawn; after some tries, any patch."""
     shape = target.shape[1:]
     for _ in range(_TRIES):
@@ -148,7 +149,7 @@ def _anywhere(target: npt.NDArray[np.uint8], size: Sequence[int], rng: np.random
 
 
 def _box(
-    array: npt.NDArray[Any], start: Sequence[int], size: Sequence[int], margins: Sequence[int]
+    array: npt.NDArray[Any] | Stored, start: Sequence[int], size: Sequence[int], margins: Sequence[int]
 ) -> npt.NDArray[Any]:
     """Return the part of an array (C, I, J, K) in a patch and its margins, the same to both sides; 0 outside it."""
     shape = array.shape[1:]
