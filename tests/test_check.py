@@ -15,7 +15,7 @@ from medseg.errors import GeometryError
 from medseg.geometry import Geometry
 from medseg.io import read_labels, write
 from medseg.plan import Label
-from medseg.training import inspection
+from medseg.training.check import inspection
 from medseg.training.alignment import RoundingError, laid
 from medseg.training.check import check
 from medseg.training.dataset import Case, Dataset, File, Finding
@@ -591,7 +591,7 @@ def test_the_command_writes_what_it_mended_and_touches_nothing_else(run, tmp_pat
 
 
 def test_mended_sets_keep_groups_regions_channels_and_the_ignored_value(folder, tmp_path):
-    from medseg.training.mending import mend
+    from medseg.training.check.mending import mend
 
     regions = (Label(value=7, name="whole", atoms=(1, 2)), Label(value=2, name="core", atoms=(2,)))
     for number in range(5):
@@ -613,7 +613,7 @@ def test_mended_sets_keep_groups_regions_channels_and_the_ignored_value(folder, 
 
 
 def test_files_that_hold_all_channels_stay_so_in_a_mended_set(folder, tmp_path):
-    from medseg.training.mending import mend
+    from medseg.training.check.mending import mend
 
     for number in range(5):
         case = folder.add(label_grid=moved(0.02))

@@ -15,14 +15,14 @@ from medseg.errors import UsageError
 from medseg.inference import new_network
 from medseg.networks.needs import needs
 from medseg.plan import Code, Label, Network, Plan, Window, ZScore
-from medseg.training import machine as machines
+from medseg.training.planning import machine as machines
 from medseg.training.dataset import Dataset
-from medseg.training.machine import Machine, parse_memory, this_machine
-from medseg.training.plan_labels import atom_table, plan_labels, sided
-from medseg.training.plan_memory import _kept, memory
-from medseg.training.plan_network import EFFORTS, stages
 from medseg.training.planning import Wishes, describe, plan_training
-from medseg.training.survey import CaseFacts, Survey
+from medseg.training.planning.labels import atom_table, plan_labels, sided
+from medseg.training.planning.machine import Machine, parse_memory, this_machine
+from medseg.training.planning.memory import _kept, memory
+from medseg.training.planning.network import EFFORTS, stages
+from medseg.training.planning.survey import CaseFacts, Survey
 
 CPU = Machine("cpu", 8 * 10**9, 2, "cpu")
 GPU = Machine("cuda", 8 * 10**9, 8, "cuda:0")

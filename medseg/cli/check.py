@@ -32,8 +32,8 @@ def check(
     """
     from medseg.cli.checking import finding_lines, write_findings
     from medseg.training.check import check as run
+    from medseg.training.check.mending import check_empty, mend
     from medseg.training.layouts import find_dataset
-    from medseg.training.mending import check_empty, mend
 
     dataset = find_dataset(data)
     if fix:

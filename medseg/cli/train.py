@@ -74,7 +74,7 @@ def train(
     """
     began = time.monotonic()
     from medseg.cli.training import Teller, sizes
-    from medseg.training.plan_choice import Wishes
+    from medseg.training.planning.choice import Wishes
     from medseg.training.request import Request
     from medseg.training.run import train as run
 

@@ -6,7 +6,7 @@ from medseg.training.layouts import read_decathlon
 from medseg.training.loop import Place, Step, fit
 from medseg.training.losses import border_weights, dice_cross_entropy, weighted_cross_entropy
 from medseg.training.patches import Sample
-from medseg.training.plan_choice import Wishes
+from medseg.training.planning.choice import Wishes
 from medseg.training.recipe import EPOCH, Recipe
 from medseg.training.request import Listener, Request
 from medseg.training.run import train

@@ -12,8 +12,8 @@ from medseg.bundle import Bundle, Weights
 from medseg.errors import UsageError
 from medseg.inference import new_network
 from medseg.plan import Plan
-from medseg.training.plan_choice import ASKED, Choice, Wishes, times
 from medseg.training.planning import Planned
+from medseg.training.planning.choice import ASKED, Choice, Wishes, times
 
 _KEPT = ("axes", "channels", "orientation", "spacing", "crop", "patch", "overlap", "network")
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from medseg.errors import UsageError
 from medseg.training.check import Checked
 from medseg.training.loop import Step
-from medseg.training.plan_choice import Wishes
 from medseg.training.planning import Planned
+from medseg.training.planning.choice import Wishes
 
 DEFAULT_MINUTES = 60.0
 

@@ -21,9 +21,9 @@ from medseg.training.data import Legend
 from medseg.training.dataset import Case, File
 from medseg.training.finetune import plan_from
 from medseg.training.layouts import find_dataset
-from medseg.training.machine import parse_memory, this_machine
-from medseg.training.plan_labels import atom_table
 from medseg.training.planning import Planned, plan_training
+from medseg.training.planning.labels import atom_table
+from medseg.training.planning.machine import parse_memory, this_machine
 from medseg.training.request import Listener, Request
 from medseg.training.validation import Split, folds, held_out, read_splits
 from medseg.training.workspace import Workspace

@@ -11,7 +11,7 @@ from medseg.dicom.parts import holds_dicom
 from medseg.errors import UsageError
 from medseg.io import PICTURES, SUFFIXES, scans_in, suffix_of
 from medseg.training.dataset import Finding
-from medseg.training.gather import LAYOUTS, Listed, Listing, short
+from medseg.training.layouts.gather import LAYOUTS, Listed, Listing, short
 
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img", "imagestr", "trainimages", "scans", "volumes"}
 _LABEL_FOLDERS = {

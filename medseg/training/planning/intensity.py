@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from medseg.errors import UsageError
 from medseg.plan import Channel, Window, ZScore
-from medseg.training.plan_choice import Choice
-from medseg.training.plan_labels import words
-from medseg.training.survey import CaseFacts, Survey
+from medseg.training.planning.choice import Choice
+from medseg.training.planning.labels import words
+from medseg.training.planning.survey import CaseFacts, Survey
 
 _HOUNSFIELD = {"ct", "cta", "ncct", "cect", "hu", "hounsfield"}
 _COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb"}

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from medseg.errors import UsageError
 from medseg.geometry import tuple_of_three
-from medseg.training.plan_choice import ASKED, Choice, Wishes, counted, times
-from medseg.training.survey import Survey
+from medseg.training.planning.choice import ASKED, Choice, Wishes, counted, times
+from medseg.training.planning.survey import Survey
 
 _SAME = 1e-3  # relative: spacings this close are one
 _THICK = 3  # times as coarse as the other axes: the axis is looked at apart

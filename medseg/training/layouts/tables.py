@@ -15,8 +15,8 @@ from typing import Any
 from medseg.dicom.parts import holds_dicom
 from medseg.errors import UsageError
 from medseg.io import suffix_of
-from medseg.training.folders import channel_files, label_beside, stem
-from medseg.training.gather import LAYOUTS, Listed, Listing
+from medseg.training.layouts.folders import channel_files, label_beside, stem
+from medseg.training.layouts.gather import LAYOUTS, Listed, Listing
 
 _LABEL = ("label", "labels", "mask", "seg", "segmentation", "reference")
 _CASE = ("case", "name", "id", "case_id")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from medseg.plan import Label
 from medseg.progress import Progress, silent
-from medseg.training import comparison
+from medseg.training.check import comparison
+from medseg.training.check.inspection import Portrait, inspect, scene_of
+from medseg.training.check.suspicion import Misfit, Scene, misfits
 from medseg.training.dataset import Dataset, Finding
-from medseg.training.inspection import Portrait, inspect, scene_of
-from medseg.training.survey import CaseFacts, Survey
-from medseg.training.suspicion import Misfit, Scene, misfits
+from medseg.training.planning.survey import CaseFacts, Survey
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,15 +8,15 @@ from typing import Any
 from medseg.errors import UsageError
 from medseg.plan import Label, Network, Plan
 from medseg.training.dataset import Dataset
-from medseg.training.machine import Machine
-from medseg.training.plan_choice import Choice, Wishes, counted
-from medseg.training.plan_grid import Grid, plan_grid
-from medseg.training.plan_intensity import plan_channels, plan_crop
-from medseg.training.plan_labels import atom_table, plan_labels, sided
-from medseg.training.plan_network import fit_network
-from medseg.training.plan_reasons import why_fit
-from medseg.training.survey import Survey
-from medseg.training.symmetry import told_apart
+from medseg.training.planning.choice import Choice, Wishes, counted
+from medseg.training.planning.grid import Grid, plan_grid
+from medseg.training.planning.intensity import plan_channels, plan_crop
+from medseg.training.planning.labels import atom_table, plan_labels, sided
+from medseg.training.planning.machine import Machine
+from medseg.training.planning.network import fit_network
+from medseg.training.planning.reasons import why_fit
+from medseg.training.planning.survey import Survey
+from medseg.training.planning.symmetry import told_apart
 
 __all__ = ["Choice", "Planned", "Wishes", "atom_table", "describe", "plan_training"]
 

@@ -6,7 +6,7 @@ import re
 
 from medseg.errors import UsageError
 from medseg.plan import Label
-from medseg.training.plan_choice import Choice, counted
+from medseg.training.planning.choice import Choice, counted
 
 _MOST_ATOMS = 254  # targets are bytes: 0 is background, 255 where nobody has drawn
 _SIDE = re.compile(

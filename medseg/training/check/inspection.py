@@ -16,10 +16,10 @@ from medseg.geometry import Geometry, tuple_of_three
 from medseg.io import PICTURES, read
 from medseg.plan import Label
 from medseg.training.alignment import RoundingError, laid
+from medseg.training.check.suspicion import Scene, Trace, trace
 from medseg.training.dataset import Case, Dataset, File, Finding
-from medseg.training.survey import CaseFacts
-from medseg.training.suspicion import Scene, Trace, trace
-from medseg.training.symmetry import coarse
+from medseg.training.planning.survey import CaseFacts
+from medseg.training.planning.symmetry import coarse
 from medseg.volume import LabelMap, Volume
 
 T = TypeVar("T")

@@ -15,10 +15,10 @@ from pydantic import JsonValue
 from medseg.errors import PlanError, UsageError
 from medseg.geometry import tuple_of_three
 from medseg.plan import Network, Plan
-from medseg.training.machine import Machine
-from medseg.training.plan_choice import Wishes, times
-from medseg.training.plan_grid import Grid
-from medseg.training.plan_memory import Memory, amount, memory
+from medseg.training.planning.choice import Wishes, times
+from medseg.training.planning.grid import Grid
+from medseg.training.planning.machine import Machine
+from medseg.training.planning.memory import Memory, amount, memory
 
 Three = tuple[int, int, int]
 _UNETS = {"unet", "unet_residual", "unet_attention"}  # take the options that are planned here

@@ -8,10 +8,10 @@ from typing import Any
 
 from medseg.errors import UsageError
 from medseg.training.dataset import Case, Dataset, Finding
-from medseg.training.declared import Declared, read_declared
-from medseg.training.folders import cases_in
-from medseg.training.gather import LAYOUTS, Listing, gather
-from medseg.training.tables import Row, cases_of, read_csv, read_json, rows_of
+from medseg.training.layouts.declared import Declared, read_declared
+from medseg.training.layouts.folders import cases_in
+from medseg.training.layouts.gather import LAYOUTS, Listing, gather
+from medseg.training.layouts.tables import Row, cases_of, read_csv, read_json, rows_of
 
 _LISTING = "dataset.json"
 _TABLES = {".csv", ".tsv", ".txt"}

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 
 from medseg.plan import Label
+from medseg.training.check.inspection import Portrait, listed
 from medseg.training.dataset import Case, Dataset, Finding
-from medseg.training.inspection import Portrait, listed
 
 T = TypeVar("T", bound=Hashable)
 Portraits = Mapping[str, Portrait]  # by the name of the case

@@ -14,7 +14,7 @@ from medseg.io import SUFFIXES, suffix_of
 from medseg.io.nifti_header import NIFTI1_BYTES, NIFTI2_BYTES, is_version_2, parse
 from medseg.io.stream import GZIP_MAGIC, Stream
 from medseg.training.dataset import Case, Dataset, File, Finding
-from medseg.training.declared import Declared
+from medseg.training.layouts.declared import Declared
 
 LAYOUTS = (
     "give a folder with images/ and labels/, imagesTr/ and labelsTr/, x.nii.gz beside x_seg.nii.gz, a folder for each "

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
-from medseg.training.machine import Machine
-from medseg.training.plan_choice import ASKED, Choice, Wishes, times
-from medseg.training.plan_grid import Grid
-from medseg.training.plan_memory import amount
-from medseg.training.plan_network import Fit, effort_of
+from medseg.training.planning.choice import ASKED, Choice, Wishes, times
+from medseg.training.planning.grid import Grid
+from medseg.training.planning.machine import Machine
+from medseg.training.planning.memory import amount
+from medseg.training.planning.network import Fit, effort_of
 
 _LITTLE = 0.1  # of a typical scan in a patch
 
