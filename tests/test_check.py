@@ -15,9 +15,8 @@ from medseg.errors import GeometryError
 from medseg.geometry import Geometry
 from medseg.io import read_labels, write
 from medseg.plan import Label
-from medseg.training.check import inspection
 from medseg.training.alignment import RoundingError, laid
-from medseg.training.check import check
+from medseg.training.check import check, inspection
 from medseg.training.dataset import Case, Dataset, File, Finding
 from medseg.training.layouts import find_dataset
 from medseg.volume import LabelMap, Volume
@@ -109,8 +108,6 @@ def test_a_sound_set_has_no_findings_and_its_facts_are_those_of_its_voxels(folde
     facts, (image, label) = checked.survey.cases[3], blob(3)
     assert (facts.name, facts.shape, facts.spacing, facts.physical) == ("case_03", SHAPE, (1, 1.5, 2), True)
     assert facts.volumes_ml == pytest.approx({"front": (label == 1).sum() * 0.003, "back": (label == 2).sum() * 0.003})
-    extent = [np.ptp(at) + 1 for at in np.nonzero(label)]
-    assert facts.label_box_mm == pytest.approx(extent * np.array(GRID.spacing))
     assert np.isin(facts.foreground, image[label > 0]).all()
     assert facts.foreground.shape == (1, (label > 0).sum())
     assert facts.whole.shape == (1, 2000)
@@ -338,7 +335,6 @@ def test_ignored_voxels_are_neither_labelled_nor_noted(folder):
     facts = folder.fill().check(ignore=9).survey.cases[0]
     assert facts.foreground.max() < 1000
     assert facts.whole.max() == 5000
-    assert facts.label_box_mm[0] <= 20
     assert facts.volumes_ml["front"] == pytest.approx((label == 1).sum() * 0.003)
 
 

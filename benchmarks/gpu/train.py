@@ -65,7 +65,9 @@ def card_here() -> Record:
 
 def train(model: Path, words: argparse.Namespace) -> float:
     """Run `medseg train` as a user does, and return its seconds."""
-    command = [sys.executable, "-m", "medseg", "train", words.data, "-o", model, "--folds", words.folds]
+    splits = words.data / "splits.json"
+    folds = ["--splits", splits] if splits.is_file() else ["--folds", words.folds]
+    command = [sys.executable, "-m", "medseg", "train", words.data, "-o", model, *folds]
     start = time.perf_counter()
     done = subprocess.run([str(part) for part in [*command, *asked(words), "--device", "cuda"]], check=False)
     if done.returncode:

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from medseg.boxes import box_around
 from medseg.errors import GeometryError, MedsegError, ScanError, ShapeMismatch
-from medseg.geometry import Geometry, tuple_of_three
+from medseg.geometry import Geometry
 from medseg.io import PICTURES, read
 from medseg.plan import Label
 from medseg.training.alignment import RoundingError, laid
@@ -229,7 +228,6 @@ def _facts(name: str, image: npt.NDArray[Any], mask: npt.NDArray[np.bool_], grid
     floor = np.ones(mask.shape, bool)
     for channel in image:
         floor &= channel == channel.min()
-    box = box_around(mask) or (slice(0, 0), slice(0, 0), slice(0, 0))
     foreground, whole = (_intensities(image, at) for at in drawn)
     return CaseFacts(
         name=name,
@@ -240,7 +238,6 @@ def _facts(name: str, image: npt.NDArray[Any], mask: npt.NDArray[np.bool_], grid
         whole=whole,
         floor_share=float(floor.mean()),
         volumes_ml={},
-        label_box_mm=tuple_of_three((s.stop - s.start) * mm for s, mm in zip(box, grid.spacing, strict=True)),
         coarse=coarse(image),
     )
 

@@ -1,4 +1,4 @@
-"""What training may use of this machine: its memory and its cores."""
+"""What training may use of this machine: its memory."""
 
 from __future__ import annotations
 
@@ -29,15 +29,12 @@ class Machine:
         Of the device.
     memory : int
         Bytes that training may use.
-    cores : int
-        Processor cores that this process may use.
     name : str
         Of the device, for reports.
     """
 
     kind: str
     memory: int
-    cores: int
     name: str
 
 
@@ -55,7 +52,7 @@ def this_machine(device: str | torch.device, memory: int | None = None) -> Machi
     if memory is None:
         total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else _free_ram()
         memory = int(_SHARE.get(device.type, 0.5) * total)
-    return Machine(device.type, memory, _cores(), describe(device))
+    return Machine(device.type, memory, describe(device))
 
 
 def parse_memory(text: str) -> int:
@@ -94,9 +91,3 @@ def _free_ram() -> int:
         with suppress(OSError, ValueError):  # "max" is no limit
             amounts.append(int(Path(limit).read_text()))
     return min(amounts, default=_ASSUMED)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -31,8 +31,6 @@ class CaseFacts:
         Share of voxels that have the scan's lowest value in every channel: air that a tool has blanked.
     volumes_ml : dict
         mL of each label (voxels / 1000 where there is no physical size), 0 where it is absent.
-    label_box_mm : three floats
-        Extent of the box around all labels along x, y, z, in mm.
     coarse : (X, Y, Z) array of float32, optional
         The scan in at most 12 cells along each axis (`symmetry.coarse`).
     """
@@ -45,7 +43,6 @@ class CaseFacts:
     whole: npt.NDArray[np.float32]
     floor_share: float
     volumes_ml: dict[str, float]
-    label_box_mm: tuple[float, float, float]
     coarse: npt.NDArray[np.float32] | None = None
 
 
