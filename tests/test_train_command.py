@@ -61,7 +61,7 @@ def pairs(tmp_path_factory):
 
 def steady(log) -> list[list[str]]:
     """Return the columns of a log that do not depend on the clock."""
-    rows = list(csv.reader(log.open()))
+    rows = csv.reader(log.read_text().splitlines())
     return [row[:-2] for row in rows]
 
 
@@ -300,3 +300,36 @@ def test_two_processes_train_one_network_and_agree(pairs, tmp_path):
     done = subprocess.run(command(pairs, output, *words), check=False, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert Bundle.load(output).card.validation.cases == 1
+
+
+@pytest.mark.slow
+def test_training_needs_nothing_that_is_too_large_for_a_small_machine(pairs, tmp_path):
+    blocked = ["SimpleITK", "numba", "openvino", "matplotlib", "nibabel", "lightning_fabric", "torchvision"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from medseg.cli import main; main()"
+    words = ["train", pairs, "-o", tmp_path / "m.safetensors", "--epochs", "1", *SMALL, *LEAN]
+    subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True)
+    assert Bundle.load(tmp_path / "m.safetensors").fingerprint.cases == 10
+
+
+def test_folds_of_ones_own_are_taken_and_bad_ones_refused(pairs, tmp_path, run):
+    names = [f"case_{number}" for number in range(10)]
+    splits = tmp_path / "splits.json"
+    output = tmp_path / "m.safetensors"
+    words = ["train", pairs, "-o", output, "--epochs", 1, "--splits", splits, *SMALL, *LEAN]
+    bad = {
+        "both sides": [{"train": names, "val": names[:1]}],
+        "case_99": [{"train": names[1:], "val": ["case_99"]}],
+        "'val'": [{"train": names}],
+        "no fold": [],
+        "cannot be used": 3,
+    }
+    for told, content in bad.items():
+        splits.write_text(json.dumps(content))
+        code, _, err = run(*words, "--restart")
+        assert code == 2
+        assert told in err.splitlines()[-1]
+    splits.write_text(json.dumps([{"train": names[2:], "val": names[:2]}, {"train": names[:5], "val": names[5:8]}]))
+    code, out, err = run(*words, "--restart")
+    assert code == 0, err
+    assert Bundle.load(output).card.validation.cases == 5
+    assert len(Bundle.load(output).members) == 2

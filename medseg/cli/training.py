@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,17 +35,20 @@ class Teller(Listener):
         self.staged = ""
         self.where = ""
         self.dice = ""
+        self.number = 0
 
     @staticmethod
     @contextmanager
     def shown(style: Style) -> Iterator[Teller]:
         """Yield who tells in the style that was asked for."""
-        if style is Style.auto and sys.stderr.isatty():
-            teller = _Bar()
-            with teller.bars:
+        on_terminal = style is Style.auto and sys.stderr.isatty()
+        teller = _Bar() if on_terminal else {Style.none: _Silent, Style.json: _JsonLines}.get(style, Teller)()
+        with teller.bars if isinstance(teller, _Bar) else nullcontext():
+            try:
                 yield teller
-        else:
-            yield {Style.none: _Silent, Style.json: _JsonLines}.get(style, Teller)()
+            except KeyboardInterrupt:
+                teller.say("interrupted; the same command goes on from here")
+                raise
 
     def checked(self, checked: Checked) -> None:
         """Show the data set and what is odd about it."""
@@ -73,7 +76,9 @@ class Teller(Listener):
         now = time.monotonic()
         if step.dice:
             shown = [f"{name} {value:.3f}" for name, value in step.dice.items() if math.isfinite(value)]
-            self.dice = "  Dice " + ", ".join(shown[:_MOST_LABELS]) + (", ..." if len(shown) > _MOST_LABELS else "")
+            self.dice = (
+                "  patch Dice " + ", ".join(shown[:_MOST_LABELS]) + (", ..." if len(shown) > _MOST_LABELS else "")
+            )
         if step.dice or now - self.last >= _PAUSE:
             self.last = now
             left = step.seconds * (1 - step.done) / max(step.done, 1e-6)
@@ -101,6 +106,12 @@ class Teller(Listener):
 class _Silent(Teller):
     """Says nothing but results."""
 
+    def checked(self, checked: Checked) -> None:
+        """Name the errors: they are the result."""
+        for found in checked.findings:
+            if found.severity == "error":
+                print(f"error: {found.code}: {found.case}: {found.detail}", file=sys.stderr, flush=True)
+
     def show(self, line: str) -> None:
         """Say nothing."""
 
@@ -109,7 +120,26 @@ class _Silent(Teller):
 
 
 class _JsonLines(_Silent):
-    """One JSON object for each stage and each step."""
+    """One JSON object for each stage, each finding, each choice of the plan and each step."""
+
+    def checked(self, checked: Checked) -> None:
+        """Write what the check found."""
+        for found in checked.findings:
+            _write({"event": "finding", **vars(found)})
+
+    def planned(self, planned: Planned) -> None:
+        """Write each choice with its reason."""
+        for choice in planned.choices:
+            _write({"event": "choice", **vars(choice)})
+
+    def member(self, number: int, count: int, note: str) -> None:
+        """Write whose turn it is."""
+        self.number = number
+        _write({"event": "member", "number": number, "of": count, "note": note})
+
+    def say(self, text: str) -> None:
+        """Write what else there is to say."""
+        _write({"event": "note", "text": text})
 
     def stage(self, name: str, done: float) -> None:
         """Write how far a stage is."""
@@ -118,7 +148,7 @@ class _JsonLines(_Silent):
     def step(self, step: Step) -> None:
         """Write a step."""
         dice = {name: value if math.isfinite(value) else None for name, value in step.dice.items()}
-        _write({"event": "step", "member": self.where, **vars(step), "dice": dice})
+        _write({"event": "step", "member": self.number, **vars(step), "dice": dice})
 
 
 class _Bar(Teller):

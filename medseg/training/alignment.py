@@ -54,7 +54,8 @@ def laid(reference: LabelMap, onto: Geometry, *, fix: bool = False) -> LabelMap:
     if alike and (fix or off <= _SAME):
         return replace(turned, geometry=onto)
     if not fix:
-        raise RoundingError(_difference(turned.geometry, onto), hint="it is rounding noise; accept it with --fix")
+        hint = "it is rounding noise; accept it with --fix" if alike else "if that is meant, lay it there with --fix"
+        raise RoundingError(_difference(turned.geometry, onto), hint=hint)
     return _resampled(turned, onto)
 
 
@@ -88,10 +89,12 @@ def _box(grid: Geometry) -> Geometry:
 
 
 def _off_lattice(own: Geometry, onto: Geometry) -> float:
-    """Return how far in voxels the voxels of two overlapping grids lie from one another; infinity where they do not."""
+    """Return how far in voxels the voxels of two grids, one a part of the other, lie apart; infinity for all others."""
     relation = np.linalg.solve(own.affine, onto.affine)
     start = np.rint(relation[:3, 3])
-    if (start >= own.shape).any() or (start + onto.shape <= 0).any():
+    stop = start + onto.shape
+    part = ((start <= 0) & (stop >= own.shape)).all() or ((start >= 0) & (stop <= own.shape)).all()
+    if not part:
         return float("inf")
     drift = np.abs(relation[:3, :3] - np.eye(3)) @ np.maximum(own.shape, onto.shape)
     return float((drift + np.abs(relation[:3, 3] - start)).max())
@@ -120,8 +123,11 @@ def _difference(own: Geometry, onto: Geometry) -> str:
     label, image = (
         f"{_size(grid.shape)} voxels of {_size(grid.spacing)} mm, {grid.orientation}" for grid in (own, onto)
     )
-    if (off := _apart(own, onto)) <= _ROUNDING:
-        return f"label ({label}) and image ({image}) are {off:.2g} voxels apart, but differ in shape"
+    if _apart(own, onto) <= _ROUNDING:
+        what = "holds that" if np.prod(own.shape) > np.prod(onto.shape) else "is a part of that"
+        why = f"the label's grid {what} of the image, and outside it would be background"
+        said = "they fill one box" if _off_lattice(own, onto) > _ROUNDING else why
+        return f"label ({label}) and image ({image}) differ in shape: {said}"
     centres = [grid.to_world((np.array(grid.shape) - 1) / 2) for grid in (own, onto)]
     mm = float(np.linalg.norm(centres[0] - centres[1]))
     return f"label ({label}) and image ({image}) lie on different grids, their centres {mm:.3g} mm apart"

@@ -122,6 +122,8 @@ class Request:
             raise UsageError(f"--folds {self.folds}", hint="give 2 or more")
         if self.fold is not None and self.folds and not 0 <= self.fold < self.folds:
             raise UsageError(f"--fold {self.fold} of --folds {self.folds}", hint=f"give 0 to {self.folds - 1}")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed {self.seed}", hint="give a whole number from 0 to 2147483647")
         if self.output.suffix != ".safetensors" or self.output.is_dir():
             raise UsageError(f"{self.output}: is no name for a model", hint="give -o NAME.safetensors")
         for name in ("minutes", "epochs", "patience", "rate", "devices", "nodes"):
@@ -131,9 +133,11 @@ class Request:
 
     def settings(self) -> dict[str, Any]:
         """Return all that must be the same when a training goes on."""
-        kept = {name: value for name, value in vars(self).items() if name not in {"restart", "output", "fold"}}
+        kept = {
+            name: value for name, value in vars(self).items() if name not in {"restart", "output", "fold", "wishes"}
+        }
         splits = str(self.splits.resolve()) if self.splits else None
-        return {**kept, "data": str(self.data.resolve()), "splits": splits, "wishes": vars(self.wishes)}
+        return {**kept, "data": str(self.data.resolve()), "splits": splits, **vars(self.wishes)}
 
 
 class Listener:

@@ -100,8 +100,9 @@ class _Training:
     def hold(self, stack: ExitStack) -> None:
         """Hold the workspace, and see that it is of this training."""
         request = self.request
-        stack.enter_context(self.workspace.held(restart=request.restart, more=request.fold is not None))
-        self.workspace.agree({**request.settings(), "threads": torch.get_num_threads()})
+        stack.enter_context(self.workspace.held(restart=request.restart))
+        threads = torch.get_num_threads() if request.deterministic else None
+        self.workspace.agree({**request.settings(), "threads": threads})
 
     def begin(self, began: float | None = None) -> None:
         """Do all that stands before the first step; the process that gives `began` decides on the budget."""
@@ -109,7 +110,7 @@ class _Training:
         self.cases = prepare_cases(self.setup, self.workspace, self.listener)
         if began is not None and self.workspace.read("budget.json") is None:
             self.workspace.write("budget.json", asdict(self._budget(began)))
-        self.budget = Budget(**self.workspace.read("budget.json"))
+        self.budget = self.workspace.parsed("budget.json", lambda said: Budget(**said)) or Budget(None, None)
 
     @property
     def members(self) -> int:
@@ -129,7 +130,9 @@ class _Training:
 
     def _learn(self, member: int) -> None:
         learned, held = self.setup.splits[member]
-        self.listener.member(member, self.members, f"{len(learned)} cases, {len(held)} held back")
+        self.listener.member(
+            member, self.members, f"{len(learned)} case{'s' * (len(learned) > 1)}, {len(held)} held back"
+        )
         journal = Journal(self.workspace.log(member), self.setup.plan, self.setup.batch / len(learned))
 
         def hear(step: Step) -> None:
@@ -170,7 +173,7 @@ class _Training:
     def _finish(self) -> Bundle:
         """Write the model of all members that are done."""
         done = [n for n in range(self.members) if self.workspace.scores(n).exists()]
-        scored = [case for n in done for case in from_data(self.workspace.read(self.workspace.scores(n).name))]
+        scored = [case for n in done for case in self.workspace.parsed(self.workspace.scores(n).name, from_data) or []]
         bundle = finished_model(
             self.request.output,
             self.setup,

@@ -75,13 +75,14 @@ def set_up(request: Request, workspace: Workspace, listener: Listener) -> Setup:
     """
     dataset = find_dataset(request.data)
     files = _digest(dataset.cases)
-    if (known := workspace.read(_NAME)) is not None:
-        if known["files"] != files:
+    if (known := workspace.parsed(_NAME, lambda said: (said["files"], _from_data(said)))) is not None:
+        before, setup = known
+        if before != files:
             raise UsageError(
                 f"{request.data}: the data have changed since this training began", hint="begin anew with --restart"
             )
         listener.say(f"going on with the training in {workspace.folder}")
-        return _from_data(known)
+        return setup
     checked = check(dataset, fix=request.fix, progress=listener.stage)
     listener.checked(checked)
     if errors := sum(finding.severity == "error" for finding in checked.findings):
@@ -111,9 +112,11 @@ def _plan(request: Request, checked: Checked) -> Planned:
     device = devices.choose(request.device)
     memory = parse_memory(request.memory) if request.memory else None
     planned = plan_training(checked.survey, checked.dataset, request.wishes, this_machine(device, memory))
-    if request.start is None:
-        return planned
-    return plan_from(Bundle.load(zoo.find(request.start)), planned, request.wishes)
+    if request.start is not None:
+        planned = plan_from(Bundle.load(zoo.find(request.start)), planned, request.wishes)
+    if planned.batch < (count := request.devices * request.nodes):
+        raise UsageError(f"{count} devices cannot share a batch of {planned.batch}", hint=f"give --batch {count}")
+    return planned
 
 
 def _setup(request: Request, checked: Checked, planned: Planned) -> Setup:

@@ -137,7 +137,9 @@ class Trainee:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             numbers = json.loads(said["json"])
         except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
-            raise UsageError(f"{path}: the checkpoint is damaged", hint="begin anew with --restart") from error
+            raise UsageError(
+                f"{path}: the checkpoint is damaged", hint="remove that file, and this member begins anew"
+            ) from error
         if said.get("form") != _FORM or said.get("mark") != mark:
             raise UsageError(f"{path}: the checkpoint is of another training", hint="begin anew with --restart")
         self._take(tensors, numbers)

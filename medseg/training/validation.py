@@ -124,6 +124,8 @@ def read_splits(path: Path, cases: Sequence[TrainingCase]) -> list[Split]:
             f"{path}: cannot be used ({error})", hint='give a list of {"train": [...], "val": [...]}'
         ) from error
     for number, (learned, held) in enumerate(found):
+        if len({*learned}) < len(learned) or len({*held}) < len(held):
+            raise UsageError(f"{path}: fold {number} names a case twice", hint="name each case once; mend the file")
         both = {groups[n] for n in learned} & {groups[n] for n in held}
         if both or not learned:
             what = f"{min(both)} is on both sides" if both else "there is nothing to train on"

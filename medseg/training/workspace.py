@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medseg.atomic import check_writable, write_atomic
 from medseg.errors import UsageError
+
+T = TypeVar("T")
+
+_DAMAGED = "remove that file and give the same command again, or begin anew with --restart"
 
 
 class Workspace:
@@ -48,8 +52,8 @@ class Workspace:
         return self.folder / f"member-{member}.scores.json"
 
     @contextmanager
-    def held(self, *, restart: bool, more: bool) -> Iterator[None]:
-        """Hold the folder against other runs, emptied first if asked; `more` says that a model there may grow.
+    def held(self, *, restart: bool) -> Iterator[None]:
+        """Hold the folder against other runs, emptied first if asked; a model whose members are not all done may grow.
 
         Raises
         ------
@@ -58,7 +62,7 @@ class Workspace:
         OutputError
             If it cannot be made.
         """
-        if self.output.exists() and not (restart or more):
+        if self.output.exists() and not (restart or self._unfinished()):
             raise UsageError(
                 f"{self.output}: there is a model already", hint="choose another -o, or train it anew with --restart"
             )
@@ -75,22 +79,27 @@ class Workspace:
     def agree(self, settings: dict[str, Any]) -> None:
         """Keep the settings of a first run; refuse a second one whose settings differ.
 
+        They bind once there is a setup; how long it may take, once there is a budget.
+
         Raises
         ------
         UsageError
             With the first setting that differs.
         """
         path = self.folder / "settings.json"
-        if (known := self.read("settings.json")) is None:
-            write_atomic(path, [_json(settings)])
-            return
-        for name in {**known, **settings}:
-            if known.get(name) != json.loads(_json(settings)).get(name):
+        asked = json.loads(_json(settings))
+        known = self.parsed("settings.json", dict[str, Any])
+        if known is None or self.read("setup.json") is None:
+            known = asked
+        open_yet = {"minutes", "epochs"} if self.read("budget.json") is None else set()
+        for name in {**known, **asked}:
+            if name not in open_yet and known.get(name) != asked.get(name):
                 raise UsageError(
                     f"{self.folder}: a training with another {name} is under way here "
-                    f"({_short(known.get(name))}, now {_short(settings.get(name))})",
+                    f"({_short(known.get(name))}, now {_short(asked.get(name))})",
                     hint="give the same options to go on, begin anew with --restart, or choose another -o",
                 )
+        write_atomic(path, [_json(asked)])
 
     def read(self, name: str) -> Any:
         """Return what a JSON file of the folder holds; None if it is not there."""
@@ -100,7 +109,21 @@ class Workspace:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: is damaged", hint="begin anew with --restart") from error
+            raise UsageError(f"{path}: is damaged", hint=_DAMAGED) from error
+
+    def parsed(self, name: str, parse: Callable[[Any], T]) -> T | None:
+        """Return what `parse` makes of a JSON file of the folder; None if it is not there.
+
+        Raises
+        ------
+        UsageError
+            If it is damaged, or of another form.
+        """
+        content = self.read(name)
+        try:
+            return None if content is None else parse(content)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{self.folder / name}: is damaged, or of another release", hint=_DAMAGED) from error
 
     def write(self, name: str, content: Any) -> None:
         """Write a JSON file of the folder, whole or not at all."""
@@ -112,6 +135,10 @@ class Workspace:
         for path in self.folder.glob("member-*"):
             if path.suffix in {".checkpoint", ".safetensors"}:
                 path.unlink()
+
+    def _unfinished(self) -> bool:
+        """Return whether some members are done, and others are not: the last one removes their files."""
+        return any(self.folder.glob("member-*.safetensors"))
 
 
 def _json(content: Any) -> bytes:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _DRAWN = 2000  # voxels at which intensities are noted
 _LISTED = 5  # values that one sentence names
+_ONE_VOLUME = "give files of one volume each (`medseg convert --volume N`, or the pages of a stack as NIfTI or NRRD)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,8 @@ def _opened(case: Case, read_it: Callable[[], T], findings: list[Finding]) -> T 
     except MedsegError as error:
         code = error.code if isinstance(error, ScanError) else "UNREADABLE"
         odd = _odd_values(case.reference) if code == "NOT_LABELS" else ""
-        findings.append(Finding("error", code, case.name, f"{error}{odd}"))
+        said = f"{error.problem}; {_ONE_VOLUME}" if code == "SEVERAL_VOLUMES" else str(error)
+        findings.append(Finding("error", code, case.name, f"{said}{odd}"))
     return None
 
 
