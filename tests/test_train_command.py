@@ -323,13 +323,43 @@ def test_folds_of_ones_own_are_taken_and_bad_ones_refused(pairs, tmp_path, run):
         "no fold": [],
         "cannot be used": 3,
     }
+    bad["case_0 is held back twice"] = [{"train": names[2:], "val": names[:2]}, {"train": names[5:], "val": names[:1]}]
     for told, content in bad.items():
         splits.write_text(json.dumps(content))
         code, _, err = run(*words, "--restart")
         assert code == 2
         assert told in err.splitlines()[-1]
     splits.write_text(json.dumps([{"train": names[2:], "val": names[:2]}, {"train": names[:5], "val": names[5:8]}]))
-    code, out, err = run(*words, "--restart")
+    code, _out, err = run(*words, "--restart")
     assert code == 0, err
     assert Bundle.load(output).card.validation.cases == 5
     assert len(Bundle.load(output).members) == 2
+
+
+@pytest.mark.slow
+def test_folds_may_be_trained_at_the_same_time(pairs, tmp_path):
+    output = tmp_path / "m.safetensors"
+    commands = [command(pairs, output, "--folds", 2, "--epochs", 2, "--fold", fold) for fold in (0, 1)]
+    processes = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for words in commands]
+    assert [process.wait(timeout=250) for process in processes] == [0, 0]
+    assert len(Bundle.load(output).members) == 2
+    assert Bundle.load(output).card.validation.cases == 10
+    assert not list(output.with_suffix(".training").glob("member-*.safetensors"))
+
+
+def test_the_same_fold_is_not_trained_twice_at_once(tmp_path):
+    from medseg.errors import UsageError
+    from medseg.training.workspace import Workspace
+
+    workspace = Workspace(tmp_path / "m.safetensors")
+    with workspace.held(restart=False, fold=0):
+        with pytest.raises(UsageError, match="another run"), workspace.held(restart=False, fold=0):
+            pass
+        with pytest.raises(UsageError, match="another run"), workspace.held(restart=False):
+            pass
+        with pytest.raises(UsageError, match="another run"), workspace.held(restart=True, fold=1):
+            pass
+        with workspace.held(restart=False, fold=1):
+            pass
+    with workspace.held(restart=True):
+        pass

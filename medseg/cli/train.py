@@ -39,7 +39,9 @@ def train(
     splits: Annotated[
         Path | None, typer.Option("--splits", metavar="FILE", help="Folds of your own: JSON, as nnU-Net has it.")
     ] = None,
-    fold: Annotated[int | None, typer.Option("--fold", metavar="K", help="Train this one of the folds alone.")] = None,
+    fold: Annotated[
+        int | None, typer.Option("--fold", metavar="K", help="Train this one alone; several at once may run.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Hold no case back; nobody will know the scores.")] = False,
     patience: Annotated[
         int | None, typer.Option("--patience", metavar="N", help="Stop after N epochs without a better Dice.")

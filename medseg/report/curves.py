@@ -256,7 +256,7 @@ def _draw_dice(sheet: _Sheet, panel: _Panel, members: Sequence[_Run], labels: Se
     heights = _apart([panel.height(value) for value, _, _ in shown], top, bottom)
     for (value, _, colour), height in zip(shown, heights, strict=True):
         panel.lead(value, height, colour, start=right + 5, end=right + _LEAD - 3)
-    panel.paste(sheet, "Dice in validation cases" if found else "Dice: no validation yet")
+    panel.paste(sheet, "Dice in patches of held-back cases" if found else "Dice: no validation yet")
     for (value, name, _), height in zip(shown, heights, strict=True):
         sheet.text((right + _LEAD, round(height)), f"{value:.3f}", 13, _INK, "lm")
         sheet.text((right + _LEAD + 44, round(height)), _fitted(name, 13, _NAMES - _LEAD - 44), 13, _DIM, "lm")

@@ -5,6 +5,7 @@ Imported only when more than one device is asked for: its import takes twice as 
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from datetime import timedelta
@@ -49,6 +50,7 @@ class Together:
             raise DeviceError(
                 f"--devices {count}: this machine has {torch.cuda.device_count()} cards", hint="give fewer --devices"
             )
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         backend = "nccl" if kind == "cuda" else "gloo"
         strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
         with warnings.catch_warnings():

@@ -100,7 +100,7 @@ class _Training:
     def hold(self, stack: ExitStack) -> None:
         """Hold the workspace, and see that it is of this training."""
         request = self.request
-        stack.enter_context(self.workspace.held(restart=request.restart))
+        stack.enter_context(self.workspace.held(restart=request.restart, fold=request.fold))
         threads = torch.get_num_threads() if request.deterministic else None
         self.workspace.agree({**request.settings(), "threads": threads})
 
@@ -126,7 +126,10 @@ class _Training:
             if not self.devices.rank and not self.workspace.scores(member).exists():
                 self._score(member)
             self.devices.wait()
-        return None if self.devices.rank else self._finish()
+        if self.devices.rank:
+            return None
+        with self.workspace.finishing():
+            return self._finish()
 
     def _learn(self, member: int) -> None:
         learned, held = self.setup.splits[member]
@@ -171,8 +174,10 @@ class _Training:
         self.workspace.write(self.workspace.scores(member).name, to_data(scored))
 
     def _finish(self) -> Bundle:
-        """Write the model of all members that are done."""
+        """Write the model of all members that are done, unless the run of another fold has been faster."""
         done = [n for n in range(self.members) if self.workspace.scores(n).exists()]
+        if not self.workspace.weights(done[0]).exists():
+            return Bundle.load(self.request.output)
         scored = [case for n in done for case in self.workspace.parsed(self.workspace.scores(n).name, from_data) or []]
         bundle = finished_model(
             self.request.output,

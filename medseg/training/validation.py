@@ -130,6 +130,12 @@ def read_splits(path: Path, cases: Sequence[TrainingCase]) -> list[Split]:
         if both or not learned:
             what = f"{min(both)} is on both sides" if both else "there is nothing to train on"
             raise UsageError(f"{path}: fold {number}: {what}", hint="scores would not be honest; mend the file")
+    held_back = [n for _, held in found for n in held]
+    double = next((n for n in held_back if held_back.count(n) > 1), None)
+    if double is not None:
+        raise UsageError(
+            f"{path}: {cases[double].name} is held back twice", hint="its scores would count twice; mend the file"
+        )
     if not found:
         raise UsageError(f"{path}: holds no fold", hint='give a list of {"train": [...], "val": [...]}')
     return found

@@ -6,15 +6,15 @@ It is what makes a training resumable: the same command finds it and goes on. On
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg.atomic import check_writable, write_atomic
 from medseg.errors import UsageError
+from medseg.training.locks import locked
 
 T = TypeVar("T")
 
@@ -52,8 +52,10 @@ class Workspace:
         return self.folder / f"member-{member}.scores.json"
 
     @contextmanager
-    def held(self, *, restart: bool) -> Iterator[None]:
+    def held(self, *, restart: bool, fold: int | None = None) -> Iterator[None]:
         """Hold the folder against other runs, emptied first if asked; a model whose members are not all done may grow.
+
+        Runs of different folds may share it: on several cards, or machines with a common disk that knows locks.
 
         Raises
         ------
@@ -67,14 +69,20 @@ class Workspace:
                 f"{self.output}: there is a model already", hint="choose another -o, or train it anew with --restart"
             )
         check_writable(self.folder)
-        with open(self.folder / ".lock", "ab") as lock:
-            _lock(lock.fileno(), self.folder)
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.folder / ".lock", shared=fold is not None and not restart))
+            if fold is not None:
+                stack.enter_context(locked(self.folder / f".lock-{fold}"))
             if restart:
                 for path in self.folder.iterdir():
-                    if path.name != ".lock":
+                    if not path.name.startswith(".lock"):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             check_writable(self.cases)
             yield
+
+    def finishing(self) -> AbstractContextManager[None]:
+        """Wait until no other run gathers the members, and hold that against others."""
+        return locked(self.folder / ".lock-finish", wait=True)
 
     def agree(self, settings: dict[str, Any]) -> None:
         """Keep the settings of a first run; refuse a second one whose settings differ.
@@ -148,18 +156,3 @@ def _json(content: Any) -> bytes:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _lock(handle: int, folder: Path) -> None:
-    """Lock a file until it is closed, or the process is gone, however it goes."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UsageError(f"{folder}: another run is training here", hint="wait for it, or choose another -o") from None
