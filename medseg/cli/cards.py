@@ -34,7 +34,7 @@ def _scores(card: Card) -> Iterator[tuple[str, str]]:
     if card.validation is None:
         yield from (("score", f"{name} {value:g}") for name, value in card.scores.items())
         return
-    yield "validation", f"{card.validation.cases} cases, {card.validation.how}"
+    yield "validation", f"{card.validation.cases} case{'s' * (card.validation.cases > 1)}, {card.validation.how}"
     for score in card.validation.scores:
         mean = "undefined" if score.mean is None else f"{score.mean:.4g}"
         ends = "" if score.low is None else f" [{score.low:.4g}, {score.high:.4g}]"

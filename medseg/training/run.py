@@ -32,7 +32,7 @@ from medseg.training.scoring import Scored, from_data, score_members_cases, to_d
 from medseg.training.setup import Setup, prepare_cases, set_up
 from medseg.training.workspace import Workspace
 
-_RESERVE = (0.03, 2.0)  # share of the budget, and seconds, for saving and what nobody foresaw
+_RESERVE = (0.01, 2.0)  # share of the budget, and seconds, for saving and what nobody foresaw
 _SCORING = 0.25  # of the budget at most
 _SHORTEST = 2.0  # seconds in which a member can learn anything
 _MOST_STEPS = 10_000_000
@@ -198,7 +198,8 @@ class _Training:
         some = f"; {held - len(scored)} more were left out for lack of time" if len(scored) < held else ""
         if self.members == 1:
             return f"held back from training{some}"
-        folds = f"{self.members} folds" if len(done) == self.members else f"folds {', '.join(map(str, done))}"
+        which = f"fold{'s' * (len(done) > 1)} {', '.join(map(str, done))} of {self.members}"
+        folds = f"{self.members} folds" if len(done) == self.members else which
         return f"cross-validation over {folds}, each case predicted by the member that had not seen it{some}"
 
     def _budget(self, began: float) -> Budget:
