@@ -62,7 +62,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("hippocampus-t1.safetensors"))
     parser.add_argument("--splits", type=Path)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--fold", type=int, help="this one alone; several such commands may run at once")
+    parser.add_argument("--minutes", type=float, default=60, help="for all folds, or with --fold for one")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
 
@@ -76,16 +77,22 @@ def main() -> None:
         minutes=options.minutes,
         folds=folds,
         splits=options.splits,
+        fold=options.fold,
         wishes=Wishes(widths=WIDTHS),
         device=options.device,
     )
     bundle = train(request, Lines())
     if bundle is None:
         return
+    named(bundle).save(options.output)
+    print(f"wrote {options.output}: {bundle.card.scores}")
+
+
+def named(bundle: Bundle) -> Bundle:
+    """Return a model with the names and codes of the shipped one."""
     plan = Plan.parse({**bundle.plan.model_dump(mode="json"), "labels": LABELS})
     card = bundle.card.model_copy(update=CARD)
-    Bundle.of(bundle.members, plan=plan, card=card, fingerprint=bundle.fingerprint).save(options.output)
-    print(f"wrote {options.output}: {card.scores}")
+    return Bundle.of(bundle.members, plan=plan, card=card, fingerprint=bundle.fingerprint)
 
 
 def list_cases(folder: Path) -> dict[str, object]:
