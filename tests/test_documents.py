@@ -1,5 +1,6 @@
 """Every block of the README and every pipeline runs."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -125,12 +126,26 @@ def test_the_monai_pipeline_gives_the_label_map_of_medseg(desk):
     assert set(np.unique(theirs.array)) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_the_training_pipeline_runs_on_a_few_cases(tmp_path, data):
-    folder = data / "hippocampus"
-    done = program("train_hippocampus.py", folder, "--fold", 0, "--steps", 3, "-o", "out.safetensors", cwd=tmp_path)
+    cases = [f"hippocampus_{number:03d}.nii.gz" for number in (1, 3, 7, 8, 11, 14)]
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for case in cases:
+            (tmp_path / "data" / folder / case).write_bytes((data / "hippocampus" / folder / case).read_bytes())
+    entries = [{"image": f"./imagesTr/{case}", "label": f"./labelsTr/{case}"} for case in cases]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": entries}))
+    names = [case.removesuffix(".nii.gz") for case in cases]
+    splits = [{"train": names[3:], "val": names[:3]}, {"train": names[:3], "val": names[3:]}]
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    words = ("--splits", "splits.json", "--fold", 0, "--minutes", 0.5, "-o", "out.safetensors")
+    done = program("train_hippocampus.py", tmp_path / "data", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "dice anterior" in done.stdout
-    assert medseg.Bundle.load(tmp_path / "out.safetensors").fingerprint.cases == 166
+    bundle = medseg.Bundle.load(tmp_path / "out.safetensors")
+    assert bundle.fingerprint.cases == 6
+    assert bundle.plan.labels[0].code.meaning == "Hippocampus"
+    assert bundle.card.name == "hippocampus-t1"
 
 
 def test_the_comparison_trains_scores_and_draws(tmp_path, drive):
