@@ -30,9 +30,14 @@ def main() -> None:
     options = parser.parse_args()
 
     bundle = Bundle.load(zoo.find(options.model))
-    plan, network = bundle.plan, load_network(bundle)
+    plan = bundle.plan
+    members = [load_network(bundle, number) for number in range(len(bundle.members))]
     before = Compose([LoadImaged("image", ensure_channel_first=True), PrepareScand("image", plan)])
     inferer = SlidingWindowInferer(plan.patch, overlap=plan.overlap, mode="gaussian")
+
+    def network(windows: torch.Tensor) -> torch.Tensor:
+        return torch.stack([member(windows) for member in members]).mean(dim=0)  # an ensemble answers as one
+
     after = Compose([RestoreLabelsd("logits", plan, scan_key="image")])
 
     data = before({"image": str(options.scan)})
