@@ -110,13 +110,20 @@ def test_a_training_by_the_clock_ends_with_it():
     assert steps[-1].rate < max(step.rate for step in steps) / 5
 
 
-def test_patience_ends_a_training_that_gets_no_better_with_the_best_weights(monkeypatch):
+def test_patience_ends_a_training_that_gets_no_better_with_the_best_weights(monkeypatch, tmp_path):
     monkeypatch.setattr("medseg.training.loop.EPOCH", 2)
     dice = iter([0.5, 0.7, 0.6, 0.65, 0.9])
     monkeypatch.setattr(HeldBack, "dice", lambda self, network, device: {"front": next(dice)})
     heard = []
     best = fit(samples(), TINY, Recipe(steps=20, patience=2), on_step=heard.append)
     assert len(heard) == 8
+    dice = iter([0.5, 0.7, 0.6, 0.65])
+    place = Place(checkpoint=tmp_path / "c")
+    fit(samples(), TINY, Recipe(steps=20, patience=2), place=place)
+    again = []  # killed after its last step, it is done all the same
+    same = fit(samples(), TINY, Recipe(steps=20, patience=2), place=place, on_step=again.append)
+    assert not again
+    assert all(np.array_equal(best[name], same[name]) for name in best)
     monkeypatch.setattr(HeldBack, "dice", lambda self, network, device: {})
     shorter = []
     fit(samples(), TINY, Recipe(steps=20), on_step=shorter.append)

@@ -59,8 +59,8 @@ class Teller(Listener):
         self.say("\n".join(["", *describe(planned), ""]))
 
     def stage(self, name: str, done: float) -> None:
-        """Say that a stage began, and each tenth of it."""
-        line = f"{name} {int(done * 10) * 10}%"
+        """Say that a stage began, and each quarter of it."""
+        line = f"{name} {int(done * 4) * 25}%"
         if line != self.staged:
             self.staged = line
             self.show(line)

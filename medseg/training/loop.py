@@ -157,7 +157,7 @@ class _Loop:
         self.epoch_began = trainee.seconds
         source = batches.after(trainee.step)
         try:
-            while (done := self.devices.agree(recipe.done(trainee.step, trainee.seconds))) < 1:
+            while (done := self._done()) < 1:
                 asked = time.perf_counter()
                 batch = next(source)
                 self.waited += time.perf_counter() - asked
@@ -172,8 +172,8 @@ class _Loop:
                            share, dice)  # fmt: skip
                 if ends:
                     self.waited, self.epoch_began = 0.0, trainee.seconds
-                if dice and recipe.patience and self._is_enough(float(np.nanmean([*dice.values()]))):
-                    break
+                if dice and recipe.patience:
+                    trainee.note(float(np.nanmean([*dice.values()])))
                 self._keep()
         finally:
             source.close()
@@ -224,9 +224,11 @@ class _Loop:
             total = total + share / sum(shares) * loss
         return total
 
-    def _is_enough(self, dice: float) -> bool:
-        self.trainee.note(dice)
-        return self.trainee.stale >= (self.recipe.patience or 0)
+    def _done(self) -> float:
+        """Return the fraction of the training that lies behind: 1 too when patience is at an end."""
+        trainee, patience = self.trainee, self.recipe.patience
+        enough = patience is not None and trainee.stale >= patience
+        return self.devices.agree(1.0 if enough else self.recipe.done(trainee.step, trainee.seconds))
 
     def _keep(self, *, now: bool = False) -> None:
         """Write a checkpoint, unless the last one is so fresh that it would cost too much of the time."""

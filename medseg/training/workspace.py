@@ -1,6 +1,7 @@
 """The folder beside a model in which its training lives: settings, prepared cases, checkpoints, logs.
 
-It is what makes a training resumable: the same command finds it and goes on. One run at a time may hold it.
+It is what makes a training resumable: the same command finds it and goes on. One run at a time may hold it, or one of
+each fold.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Workspace:
                 for path in self.folder.iterdir():
                     if not path.name.startswith(".lock"):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
+            elif fold is None:
+                self._sweep()
             check_writable(self.cases)
             yield
 
@@ -140,9 +143,15 @@ class Workspace:
     def tidy(self) -> None:
         """Remove what a finished training no longer needs."""
         shutil.rmtree(self.cases, ignore_errors=True)
+        self._sweep()
         for path in self.folder.glob("member-*"):
             if path.suffix in {".checkpoint", ".safetensors"}:
                 path.unlink()
+
+    def _sweep(self) -> None:
+        """Remove what killed runs have half written; nobody else may be writing."""
+        for path in self.folder.rglob(".medseg-*.part"):
+            path.unlink()
 
     def _unfinished(self) -> bool:
         """Return whether some members are done, and others are not: the last one removes their files."""
