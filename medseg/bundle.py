@@ -27,6 +27,7 @@ from medseg.plan import Fingerprint, Plan, Record
 FORMAT = 1
 MAX_BYTES = 4 << 30
 _DTYPES = ("F32", "F16")
+_LOCATOR = "locate"  # stands where tensors of members have their number
 _HINT_COPY = "copy or download the model again, and compare its sha256"
 
 Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
@@ -122,19 +123,35 @@ class Bundle:
         For each network, its parameters by name, as float32 or float16 arrays.
     sha256 : str
         Of the file, in hexadecimal; empty for a bundle that was not loaded from one.
+    locator : mapping or None
+        Parameters of the network of `plan.locate`, where the plan has that stage.
     """
 
     header: Header
     members: tuple[Weights, ...]
     sha256: str = ""
+    locator: Weights | None = None
 
     @classmethod
     def of(
-        cls, members: Sequence[Weights], *, plan: Plan, card: Card, fingerprint: Fingerprint | None = None
+        cls,
+        members: Sequence[Weights],
+        *,
+        plan: Plan,
+        card: Card,
+        fingerprint: Fingerprint | None = None,
+        locator: Weights | None = None,
     ) -> Bundle:
         """Return a new model from the weights of its networks and what a user must know of it."""
         header = Header(format=FORMAT, members=len(members), card=card, plan=plan, fingerprint=fingerprint)
-        return cls(header, tuple(members))
+        return cls(header, tuple(members), locator=locator)
+
+    def stage_that_locates(self) -> Bundle | None:
+        """Return the first stage as a model of its own, where there is one."""
+        if self.plan.locate is None or self.locator is None:
+            return None
+        header = Header(format=FORMAT, members=1, card=self.card, plan=self.plan.locate.plan)
+        return Bundle(header, (self.locator,), self.sha256 and f"{self.sha256}-locate")
 
     @property
     def plan(self) -> Plan:
@@ -167,13 +184,19 @@ class Bundle:
             tensors = safetensors.numpy.load(data)
         except safetensors.SafetensorError as error:
             raise BundleError(f"{path}: is damaged ({error})", hint=_HINT_COPY) from error
-        return cls(header, _split(tensors, header.members, path), hashlib.sha256(data).hexdigest())
+        members = _split(tensors, header.members, path)
+        located = header.plan.locate is not None
+        if bool(members[-1]) != located:
+            what = "lacks" if located else "holds, unasked for,"
+            raise BundleError(f"{path}: {what} the weights of a stage that locates", hint=_HINT_COPY)
+        return cls(header, members[:-1], hashlib.sha256(data).hexdigest(), members[-1] or None)
 
     def save(self, path: Path) -> None:
         """Write the model to a file, whole or not at all; the same model gives the same bytes."""
+        named: list[tuple[int | str, Weights]] = [*enumerate(self.members), (_LOCATOR, self.locator or {})]
         tensors = {
             f"{number}.{name}": np.ascontiguousarray(array)
-            for number, member in enumerate(self.members)
+            for number, member in named
             for name, array in member.items()
         }
         write_atomic(path, [safetensors.numpy.save(tensors, {"medseg": canonical_json(self.header)})])
@@ -230,14 +253,16 @@ def _header(data: bytes, path: Path) -> Header:
 
 
 def _split(tensors: Weights, count: int, path: Path) -> tuple[Weights, ...]:
-    members: list[dict[str, npt.NDArray[np.floating[Any]]]] = [{} for _ in range(count)]
+    """Return the weights of each member, and then those of the stage that locates, which may be none."""
+    names = {str(number): number for number in range(count)} | {_LOCATOR: count}
+    members: list[dict[str, npt.NDArray[np.floating[Any]]]] = [{} for _ in names]
     for key, array in tensors.items():
         number, _, name = key.partition(".")
-        if not (number.isdecimal() and int(number) < count and name):
+        if number not in names or not name:
             raise BundleError(f"{path}: holds the unknown tensor {key!r}", hint=_HINT_COPY)
         if not np.isfinite(array).all():
             raise BundleError(f"{path}: {key} holds NaN or Infinity", hint=_HINT_COPY)
-        members[int(number)][name] = array
-    if not all(members):
+        members[names[number]][name] = array
+    if not all(members[:count]):
         raise BundleError(f"{path}: lacks the weights of a member", hint=_HINT_COPY)
     return tuple(members)

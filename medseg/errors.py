@@ -10,6 +10,7 @@ MedsegError
 ├── Refused           a result that the quality check refuses, for a strict user (ValueError)
 ├── TrainingError     a training that cannot go on (RuntimeError)
 ├── DeviceError       a device that is not there (RuntimeError)
+├── MemoryLimit       work that does not fit into the memory it may take (RuntimeError)
 └── OutputError       a result that cannot be written (OSError)
 """
 
@@ -69,6 +70,10 @@ class TrainingError(MedsegError, RuntimeError):
 
 class DeviceError(MedsegError, RuntimeError):
     """A computing device that this machine does not have."""
+
+
+class MemoryLimit(MedsegError, RuntimeError):
+    """Work that does not fit into the memory that it may take."""
 
 
 class OutputError(MedsegError, OSError):

@@ -137,6 +137,8 @@ class Plan(Record):
         Size of the sliding window in voxels (K = 1 for `axes` 2).
     overlap : float
         Fraction that neighbouring windows share, [0, 1).
+    mirror : tuple of int
+        Axes along which the network was trained on mirrored scans, so that it may be asked about them.
     network : Network
         Architecture and options.
     largest_component : tuple of str
@@ -145,6 +147,8 @@ class Plan(Record):
         Labels of which smaller connected components are removed.
     fill_holes : tuple of str
         Labels that get the background which they enclose.
+    locate : Locate, optional
+        A first stage that finds where in a scan this plan has to look.
     """
 
     axes: Literal[2, 3]
@@ -155,10 +159,12 @@ class Plan(Record):
     crop: float | None = None
     patch: tuple[int, int, int]
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     network: Network
     largest_component: tuple[str, ...] = ()
     minimum_ml: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     fill_holes: tuple[str, ...] = ()
+    locate: Locate | None = None
 
     @property
     def atoms(self) -> tuple[int, ...]:
@@ -178,7 +184,27 @@ class Plan(Record):
             raise ValueError(f"patch {self.patch} does not fit {self.axes} axes")
         if self.spacing and min(self.spacing) <= 0:
             raise ValueError(f"spacing {self.spacing} must be positive")
+        if self.locate and (self.locate.plan.locate or len(self.locate.plan.channels) != len(self.channels)):
+            raise ValueError("the plan that locates must have the same channels, and none that locates for it")
         return self
+
+
+class Locate(Record):
+    """Where to look: in the box around all that a coarse network finds, made larger on all sides.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the coarse network, with a spacing of its own.
+    margin_mm : float
+        How much larger on each side; in voxels for a picture without a physical size.
+    """
+
+    plan: Plan
+    margin_mm: Annotated[float, Field(ge=0)]
+
+
+Plan.model_rebuild()
 
 
 class Range(Record):

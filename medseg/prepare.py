@@ -1,27 +1,24 @@
-"""From a scan to what the network sees, and from its answer back to the scan: plain functions on volumes.
+"""From a scan to what the network sees: plain functions on volumes.
 
-Training and predicting share `prepare`, so they cannot differ. `restore` knows nothing of what `prepare` did:
-it relates two geometries.
+Training and predicting share `prepare`, so they cannot differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.boxes import box_around
-from medseg.errors import GeometryError, PlanError, ShapeMismatch
-from medseg.geometry import AxisOrder, Geometry, tuple_of_three
+from medseg.errors import PlanError
+from medseg.geometry import Geometry, tuple_of_three
 from medseg.plan import Channel, Plan, Window, ZScore
-from medseg.resampling import Taps, coordinates, interpolate, resample_image
+from medseg.resampling import resample_image
 from medseg.volume import Array, Volume
 
 _SAME_SPACING = 1e-4  # relative; a scan this close to the plan's grid is not resampled
-_SLAB = 1 << 22  # voxels of the scan that are restored at a time
 
 
 @dataclass(frozen=True)
@@ -102,163 +99,6 @@ def prepare(scan: Volume, plan: Plan) -> Prepared:
         volume = _cropped(volume, plan.crop)
     rescale = tuple(_rescale(array, channel) for array, channel in zip(volume.array, plan.channels, strict=True))
     return Prepared(_respaced(volume, plan), rescale)
-
-
-def restore(logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Return the label of each voxel of a scan: where the interpolated logits are largest.
-
-    Linear interpolation, class by class with a running maximum, some planes at a time: beside the logits, memory
-    does not grow with the number of classes. Outside `grid` is background.
-
-    Parameters
-    ----------
-    logits : (L, A, B, C) array of float32
-        One channel for background and each label, on `grid`.
-    grid : Geometry
-        Where the logits lie.
-    onto : Geometry
-        The scan's; its voxel axes run along those of `grid`, in any order and direction.
-
-    Returns
-    -------
-    (I, J, K) array of an unsigned integer type
-        Channel numbers, 0 for background, on `onto`.
-
-    Raises
-    ------
-    GeometryError
-        If the grids do not share their axes.
-    """
-    placement = _place(logits, grid, onto)
-    labels = np.zeros(placement.shape, np.min_scalar_type(len(logits) - 1))
-    for planes, taps in placement.slabs():
-        best = interpolate(logits[0], taps).copy()
-        label = np.zeros(best.shape, labels.dtype)
-        for number, channel in enumerate(logits[1:], start=1):
-            value = interpolate(channel, taps)
-            larger = value > best
-            label[larger] = number
-            np.maximum(best, value, out=best)
-        labels[planes] = label
-    restored: npt.NDArray[np.unsignedinteger[Any]] = placement.order.inverse().apply(labels)
-    return np.asfortranarray(restored)
-
-
-def resample_labels(channels: npt.NDArray[np.uint8], grid: Geometry, onto: Geometry) -> npt.NDArray[np.uint8]:
-    """Return channel numbers of `grid` at the voxels of `onto`: there, the one whose interpolated share is largest.
-
-    The answer of `restore` to one channel of 0 and 1 for each number, but each number is looked at in the box around
-    it alone, so that neither time nor memory grows with how many there are.
-
-    Parameters
-    ----------
-    channels : (A, B, C) array of uint8
-        On `grid`.
-    grid, onto : Geometry
-        As in `restore`.
-    """
-    placement = _place(channels[None], grid, onto)
-    best = np.zeros([span.stop - span.start for span in placement.box], np.float32)
-    label = np.zeros(best.shape, np.uint8)
-    for number in np.flatnonzero(np.bincount(channels.ravel(), minlength=1)).tolist():
-        mask = channels == number
-        reach, taps, part = _reached(mask, placement.taps)
-        share = interpolate(mask[part].astype(np.float32), taps)
-        larger = share > best[reach]
-        label[reach][larger] = number
-        np.maximum(best[reach], share, out=best[reach])
-    labels = np.zeros(placement.shape, np.uint8)
-    labels[placement.box] = label
-    restored: npt.NDArray[np.uint8] = placement.order.inverse().apply(labels)
-    return np.asfortranarray(restored)
-
-
-def _reached(
-    mask: npt.NDArray[np.bool_], taps: tuple[Taps, Taps, Taps]
-) -> tuple[tuple[slice, ...], list[Taps], tuple[slice, ...]]:
-    """Return which voxels a mask that is not empty can reach, and from which part of it they are interpolated."""
-    box = box_around(mask)
-    reach, parts, inside = [], [], []
-    for axis, (tap, count) in enumerate(zip(taps, mask.shape, strict=True)):
-        low, high = (box[axis].start, box[axis].stop - 1) if box else (0, -1)
-        near = np.flatnonzero((tap.upper >= low) & (tap.lower <= high))
-        start, stop = (int(near[0]), int(near[-1]) + 1) if near.size else (0, 0)
-        first, last = max(0, low - 1), min(count, high + 2)
-        part = tap.part(start, stop)
-        reach.append(slice(start, stop))
-        parts.append(Taps(part.lower - first, part.upper - first, part.fraction))
-        inside.append(slice(first, last))
-    return tuple(reach), parts, tuple(inside)
-
-
-def restore_labels(
-    logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry, plan: Plan
-) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Return the atoms of `plan` on `onto`, where `restore` returns channel numbers."""
-    values = np.array([0, *plan.atoms])
-    found: npt.NDArray[np.unsignedinteger[Any]] = values.astype(np.min_scalar_type(values.max()))[
-        restore(logits, grid, onto)
-    ]
-    return found
-
-
-def restore_probabilities(logits: npt.NDArray[np.float32], grid: Geometry, onto: Geometry) -> npt.NDArray[np.float32]:
-    """Return the softmax (L, I, J, K) of the interpolated logits on `onto`; outside `grid` background has 1.
-
-    Their largest channel is the label that `restore` returns.
-    """
-    placement = _place(logits, grid, onto)
-    out = np.zeros((len(logits), *placement.shape), np.float32)
-    out[0] = 1
-    for planes, taps in placement.slabs():
-        values = np.stack([interpolate(channel, taps) for channel in logits])
-        values = np.exp(values - values.max(axis=0))
-        out[(slice(None), *planes)] = values / values.sum(axis=0)
-    restored: npt.NDArray[np.float32] = placement.order.inverse().apply(out)
-    return restored
-
-
-@dataclass(frozen=True)
-class _Placement:
-    """Where the voxels of a scan, brought to the order of a grid, lie on that grid."""
-
-    order: AxisOrder
-    shape: tuple[int, int, int]
-    box: tuple[slice, slice, slice]
-    taps: tuple[Taps, Taps, Taps]
-
-    def slabs(self) -> Iterator[tuple[tuple[slice, slice, slice], tuple[Taps, Taps, Taps]]]:
-        """Yield parts of the box that the grid covers, a few planes of the first axis each, with their taps."""
-        first, second, third = self.box
-        plane = (second.stop - second.start) * (third.stop - third.start)
-        step = max(1, _SLAB // max(1, plane))
-        for start in range(first.start, first.stop, step) if plane else ():
-            stop = min(start + step, first.stop)
-            part = self.taps[0].part(start - first.start, stop - first.start)
-            yield (slice(start, stop), second, third), (part, self.taps[1], self.taps[2])
-
-
-def _place(logits: Array, grid: Geometry, onto: Geometry) -> _Placement:
-    if logits.shape[1:] != grid.shape:
-        raise ShapeMismatch(f"logits of shape {logits.shape} on a grid of shape {grid.shape}", hint="give that grid")
-    order = _order_along(grid, onto)
-    scan = onto.reordered(order)
-    box, taps = [], []
-    for count, at in zip(grid.shape, coordinates(grid, scan), strict=True):
-        inside = np.flatnonzero((at >= -0.5 - 1e-6) & (at <= count - 0.5 + 1e-6))
-        start, stop = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
-        box.append(slice(start, stop))
-        taps.append(Taps.of(count, at[start:stop]))
-    return _Placement(order, scan.shape, tuple_of_three(box), tuple_of_three(taps))
-
-
-def _order_along(grid: Geometry, onto: Geometry) -> AxisOrder:
-    """Return the order that makes the axes of `onto` run along those of `grid`."""
-    relation = np.linalg.solve(grid.affine, onto.affine)[:3, :3]
-    axes = tuple_of_three(int(axis) for axis in np.abs(relation).argmax(axis=1))
-    if sorted(axes) != [0, 1, 2]:
-        raise GeometryError("the grids do not run along the same axes", hint="give the grid that prepare() returned")
-    return AxisOrder(axes, tuple_of_three(bool(relation[row, axis] < 0) for row, axis in enumerate(axes)))
 
 
 def _oriented(scan: Volume, plan: Plan) -> Volume:

@@ -144,7 +144,7 @@ def test_a_bug_met_by_one_scan_is_said_and_counted(tmp_path, run, model, monkeyp
     def broken(*args, **kwargs):
         raise RuntimeError("some\nbug")
 
-    monkeypatch.setattr("medseg.inference.predictor.slide", broken)
+    monkeypatch.setattr("medseg.inference.predictor.prepare", broken)
     code, _, err = run("predict", scan, "-m", model)
     assert code == 2
     assert errors(err) == [f"error: {scan}: unexpected RuntimeError; run again with --debug and report it"]

@@ -11,8 +11,12 @@ from monai.inferers import sliding_window_inference
 import medseg
 from medseg.errors import DeviceError
 from medseg.geometry import Geometry
-from medseg.inference import Predictor, gaussian_weights, load_network, slide, window_starts
+from medseg.inference import Predictor, gaussian_weights, load_network, window_starts
+from medseg.inference.backends.choice import How, open_backend
 from medseg.inference.device import choose
+from medseg.inference.engine import Pass
+from medseg.inference.windows import Windows
+from medseg.kernels import Host
 from medseg.plan import Plan
 from medseg.prepare import prepare
 from medseg.volume import LabelMap, Volume
@@ -25,6 +29,7 @@ from medseg.volume import LabelMap, Volume
         (11, 4, 0.5, [0, 2, 4, 6, 7]),
         (4, 4, 0.5, [0]),
         (3, 4, 0.5, [0]),
+        (3, 5, 0.5, [-1]),
         (9, 4, 0.0, [0, 4, 5]),
         (6, 2, 0.9, [0, 1, 2, 3, 4]),
         (5, 1, 0.5, [0, 1, 2, 3, 4]),
@@ -41,18 +46,37 @@ def test_weights_are_largest_in_the_middle_and_never_vanish():
     assert weights.min() == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize("shape", [(20, 24, 18), (33, 17, 16), (9, 30, 12), (16, 16, 16), (5, 6, 7)])
+def blended(bundle, prepared, *, overlap=0.5, batch=1, strips=1):
+    """Return the mean logits (L, I, J, K) of a pass, gathered from its planes."""
+    backend = open_backend(bundle, How("cpu", "torch"), Host(1))[0]
+    backend.batch = batch
+    shape = prepared.geometry.shape
+    windows = Windows.over(shape, bundle.plan.patch, overlap)
+    turned = np.full((len(bundle.plan.atoms) + 1, *(shape[axis] for axis in windows.axes)), np.nan, np.float32)
+
+    def watch(strip, first, planes):
+        for number, (plane, _) in enumerate(planes, start=first):
+            turned[:, number, slice(*strip.rows)] = plane
+
+    job = Pass(prepared, prepared.geometry, bundle.plan, backend, windows=windows)
+    job.run(strips, watch=watch)
+    assert job.answered >= len(windows)
+    logits = turned.transpose(0, *(1 + windows.axes.index(axis) for axis in range(3)))
+    assert np.array_equal(job.restorer.labels, logits.argmax(axis=0))
+    return logits
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 18), (33, 17, 16), (9, 30, 12), (16, 16, 16), (5, 6, 7), (18, 15, 60)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_sliding_window_is_that_of_monai(shape, overlap, batch):
+@pytest.mark.parametrize(("batch", "strips"), [(1, 1), (3, 1), (1, 2), (2, 5)])
+def test_the_sliding_window_is_that_of_monai(shape, overlap, batch, strips):
     bundle = random_bundle(seed=3)
-    network = load_network(bundle)
     prepared = prepare(smooth_scan(shape), bundle.plan)
     patch = bundle.plan.patch
-    ours = slide(network, prepared, patch, overlap=overlap, axes=3, device=torch.device("cpu"), batch=batch)
+    ours = blended(bundle, prepared, overlap=overlap, batch=batch, strips=strips)
     with torch.inference_mode():
         theirs = sliding_window_inference(
-            torch.from_numpy(prepared.array())[None], patch, 1, network, overlap=overlap, mode="gaussian"
+            torch.from_numpy(prepared.array())[None], patch, 1, load_network(bundle), overlap=overlap, mode="gaussian"
         )[0].numpy()
     assert np.abs(ours - theirs).max() < 1e-4
     two_best = np.sort(theirs, axis=0)[-2:]
@@ -64,12 +88,11 @@ def test_the_sliding_window_is_that_of_monai(shape, overlap, batch):
 @pytest.mark.parametrize("shape", [(40, 24, 1), (9, 50, 3)])
 def test_a_2d_network_sees_slice_after_slice(shape):
     bundle = random_bundle(axes=2, patch=[16, 32, 1])
-    network = load_network(bundle)
     prepared = prepare(smooth_scan(shape), bundle.plan)
-    ours = slide(network, prepared, (16, 32, 1), overlap=0.5, axes=2, device=torch.device("cpu"), batch=2)
+    ours = blended(bundle, prepared, batch=2)
     slices = torch.from_numpy(prepared.array()).permute(3, 0, 1, 2)
     with torch.inference_mode():
-        theirs = sliding_window_inference(slices, (16, 32), 1, network, overlap=0.5, mode="gaussian")
+        theirs = sliding_window_inference(slices, (16, 32), 1, load_network(bundle), overlap=0.5, mode="gaussian")
     assert np.abs(ours - theirs.permute(1, 2, 3, 0).numpy()).max() < 1e-4
 
 
@@ -128,9 +151,9 @@ def test_only_the_largest_piece_is_kept_where_the_plan_says_so():
 def test_progress_is_told_in_order():
     said = []
     Predictor(random_bundle(), device="cpu")(smooth_scan(), progress=lambda stage, done: said.append((stage, done)))
-    assert list(dict.fromkeys(stage for stage, _ in said)) == ["prepare", "network", "restore"]
+    assert list(dict.fromkeys(stage for stage, _ in said)) == ["prepare", "network", "clean"]
     assert all(one[1] <= two[1] for one, two in pairwise(said) if one[0] == two[0])
-    assert said[-1] == ("restore", 1.0)
+    assert said[-1] == ("clean", 1.0)
 
 
 def test_the_same_scan_gives_the_same_bytes_again():

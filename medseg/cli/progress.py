@@ -17,9 +17,10 @@ Stages = Mapping[str, float]  # the usual share of each in the time of a scan
 
 PREDICTING = {
     "read": 0.05,
+    "locate": 0.1,
     "prepare": 0.05,
-    "network": 0.7,
-    "restore": 0.1,
+    "network": 0.68,
+    "clean": 0.02,
     "check": 0.02,
     "write": 0.03,
     "picture": 0.03,

@@ -1,7 +1,21 @@
-"""From a scan to a label map: sliding window, devices, and the `Predictor` that holds them together."""
+"""From a scan to a label map: windows, backends, one streaming pass, and the `Predictor` that holds them together."""
 
-from medseg.inference.network import load_network, new_network
-from medseg.inference.predictor import Prediction, Predictor
-from medseg.inference.sliding import gaussian_weights, slide, window_starts
+from importlib import import_module
+from typing import Any
 
-__all__ = ["Prediction", "Predictor", "gaussian_weights", "load_network", "new_network", "slide", "window_starts"]
+_HOME = {
+    "Prediction": "medseg.inference.predictor",
+    "Predictor": "medseg.inference.predictor",
+    "gaussian_weights": "medseg.inference.windows",
+    "load_network": "medseg.inference.network",
+    "new_network": "medseg.inference.network",
+    "window_starts": "medseg.inference.windows",
+}
+
+__all__ = list(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:  # a prediction with OpenVINO must not wait for torch
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'medseg.inference' has no attribute {name!r}")

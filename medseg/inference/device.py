@@ -6,8 +6,6 @@ import torch
 
 from medseg.errors import DeviceError
 
-BATCH = {"cuda": 4, "mps": 1, "cpu": 1}  # windows that one call of the network sees
-
 
 def choose(name: str = "auto") -> torch.device:
     """Return the device of that name: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.

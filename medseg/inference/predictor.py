@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from medseg import zoo
+from medseg.boxes import box_around
 from medseg.bundle import Bundle
-from medseg.inference import device as devices
-from medseg.inference.network import load_network
-from medseg.inference.sliding import slide
+from medseg.errors import UsageError
+from medseg.geometry import tuple_of_three
+from medseg.inference.backends.choice import How
+from medseg.inference.stage import Stage
+from medseg.kernels import Host
 from medseg.postprocess import clean
-from medseg.prepare import Prepared, prepare, restore_labels, restore_probabilities
+from medseg.prepare import Prepared, prepare
 from medseg.progress import Progress, silent, timed
 from medseg.volume import LabelMap, Volume
 
@@ -35,6 +39,12 @@ class Prediction:
         For each label of which the plan keeps one piece: the fraction of its voxels that lay in others.
     seconds : dict
         Time spent in each stage.
+    windows : dict
+        How many the network 'answered', and how many it did not have to, as they hold only 'air'.
+    backend : str
+        What ran the network, as a report names it.
+    notes : tuple of str
+        What would be faster, and what went otherwise than asked for.
     """
 
     labels: LabelMap
@@ -42,6 +52,21 @@ class Prediction:
     probabilities: Volume | None
     removed: dict[str, float]
     seconds: dict[str, float]
+    windows: dict[str, int]
+    backend: str
+    notes: tuple[str, ...] = ()
+
+
+class Options(TypedDict, total=False):
+    """How a `Predictor` computes: see there."""
+
+    device: str
+    threads: int | None
+    backend: str
+    precision: str | None
+    mirror: bool
+    overlap: float | None
+    memory: int | None
 
 
 class Predictor:
@@ -54,14 +79,27 @@ class Predictor:
     device : str
         'auto' (CUDA, then MPS, then CPU), 'cpu', 'cuda', 'cuda:1' or 'mps'.
     threads : int, optional
-        CPU threads; torch's own choice when left out.
+        CPU threads; as many as there are cores when left out.
+    backend : str
+        'auto', 'torch', 'compiled' or 'openvino'.
+    precision : str, optional
+        'float32', 'float16', 'bfloat16' or 'int8', where the device has units for it. When left out: 'float16' on
+        CUDA, elsewhere 'float32', or what `medseg models optimize` was told for this model.
+    mirror : bool
+        Ask the network about mirrored windows too, where it was trained on such; takes 2 to 8 times the time.
+    overlap : float, optional
+        Fraction that neighbouring windows share, instead of the plan's.
+    memory : int, optional
+        Bytes that the process may hold, and those that a pass may take on a GPU; what there is when left out.
 
     Raises
     ------
     BundleError
         If the weights do not fit the network of the plan.
     DeviceError
-        If this machine does not have the device.
+        If this machine does not have the device, or units for the precision.
+    UsageError
+        If the options do not fit together.
 
     Examples
     --------
@@ -72,22 +110,33 @@ class Predictor:
     (40, 56, 40)
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "auto", threads: int | None = None) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+    def __init__(self, bundle: Bundle, **options: Unpack[Options]) -> None:
         self.bundle = bundle
-        self.device = devices.choose(device)
-        self._members = [load_network(bundle, number).to(self.device) for number in range(len(bundle.members))]
+        self.memory = options.get("memory")
+        self._overlap = options.get("overlap")
+        if self._overlap is not None and not 0 <= self._overlap < 1:
+            raise UsageError(f"overlap {self._overlap} is not in [0, 1)", hint="give one such as 0.5")
+        self._how = How(
+            options.get("device", "auto"),
+            options.get("backend", "auto"),
+            options.get("precision"),
+            options.get("mirror", False),
+            options.get("threads"),
+        )
+        self._host = Host(options.get("threads"))
+        first = bundle.stage_that_locates()
+        self._locator = Stage(first, self._how, self._host) if first else None
+        self._stage = Stage(bundle, self._how, self._host)
 
     @classmethod
-    def load(cls, model: str | Path, *, device: str = "auto", threads: int | None = None) -> Predictor:
+    def load(cls, model: str | Path, **options: Unpack[Options]) -> Predictor:
         """Return a predictor for a model of the zoo by name, or for a `.safetensors` file."""
-        return cls(Bundle.load(zoo.find(model)), device=device, threads=threads)
+        return cls(Bundle.load(zoo.find(model)), **options)
 
     @property
     def device_name(self) -> str:
         """The device as a report names it."""
-        return devices.describe(self.device)
+        return self._stage.backend.name
 
     def __call__(self, scan: Volume, *, probabilities: bool = False, progress: Progress = silent) -> Prediction:
         """Return the label map of a scan, on the scan's own grid.
@@ -99,32 +148,65 @@ class Predictor:
         probabilities : bool
             Return them too; they take 4 bytes for each voxel and label.
         progress : callable
-            Called with the stage ('prepare', 'network', 'restore') and the fraction of it that is done.
+            Called with the stage ('locate', 'prepare', 'network', 'clean') and the fraction of it that is done.
+
+        Raises
+        ------
+        MemoryLimit
+            If it does not fit into memory, before any window is looked at.
         """
         plan = self.bundle.plan
         seconds: dict[str, float] = {}
+        part, notes = scan, []
+        if self._locator:
+            with timed("locate", seconds, progress):
+                part = self._located(scan, progress)
+            if part is scan:
+                notes.append("the first stage found nothing, so the second looked at the whole scan")
         with timed("prepare", seconds, progress):
-            prepared = prepare(scan, plan)
-        with timed("network", seconds, progress):
-            logits = slide(
-                self._answer,
-                prepared,
-                plan.patch,
-                overlap=plan.overlap,
-                axes=plan.axes,
-                device=self.device,
-                batch=devices.BATCH[self.device.type],
-                progress=lambda done: progress("network", done),
-            )
-        with timed("restore", seconds, progress):
-            array = restore_labels(logits, prepared.geometry, scan.geometry, plan)
-            labels, removed = clean(LabelMap(array, scan.geometry, plan.labels, scan.source), plan)
-            shares = None
-            if probabilities:
-                shares = restore_probabilities(logits, prepared.geometry, scan.geometry)
-        volume = None if shares is None else Volume(shares, scan.geometry, scan.source)
-        return Prediction(labels, prepared, volume, removed, seconds)
+            prepared = prepare(part, plan)
+        progress("network", 0.0)
+        job = self._stage.run(
+            prepared,
+            scan.geometry,
+            overlap=self._overlap,
+            memory=self.memory,
+            probabilities=probabilities,
+            progress=lambda done: progress("network", done),
+        )
+        seconds |= job.seconds
+        with timed("clean", seconds, progress):
+            labels, removed = clean(LabelMap(job.restorer.labels, scan.geometry, plan.labels, scan.source), plan)
+        shares = job.restorer.probabilities
+        return Prediction(
+            labels,
+            prepared,
+            None if shares is None else Volume(shares, scan.geometry, scan.source),
+            removed,
+            seconds,
+            {"answered": job.answered, "air": job.air},
+            self._stage.backend.name,
+            (*self._stage.advice, *notes, *job.notes),
+        )
 
-    def _answer(self, windows: Tensor) -> Tensor:
-        total: Tensor = sum((member(windows) for member in self._members), start=torch.zeros((), device=self.device))
-        return total / len(self._members)
+    def _located(self, scan: Volume, progress: Progress) -> Volume:
+        """Return the part of a scan that the first stage finds; all of it where that finds nothing."""
+        stage, locate = self._locator, self.bundle.plan.locate
+        if stage is None or locate is None:
+            return scan
+        found = stage.run(
+            prepare(scan, locate.plan),
+            scan.geometry,
+            memory=self.memory,
+            progress=lambda done: progress("locate", done),
+        )
+        box = box_around(found.restorer.labels > 0)
+        if box is None:
+            return scan
+        margins = [ceil(locate.margin_mm / mm) for mm in scan.geometry.spacing]
+        start = tuple_of_three(max(0, span.start - margin) for span, margin in zip(box, margins, strict=True))
+        stop = tuple_of_three(
+            min(size, span.stop + margin) for span, margin, size in zip(box, margins, scan.geometry.shape, strict=True)
+        )
+        inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        return Volume(scan.array[(slice(None), *inside)], scan.geometry.cropped(start, stop), scan.source)

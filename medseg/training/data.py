@@ -12,7 +12,8 @@ from scipy import ndimage
 from medseg.errors import UsageError
 from medseg.geometry import Geometry
 from medseg.plan import Label, Plan
-from medseg.prepare import Prepared, prepare, resample_labels
+from medseg.prepare import Prepared, prepare
+from medseg.restore import resample_labels
 from medseg.training.alignment import laid
 from medseg.training.dataset import Case
 from medseg.training.losses import border_weights

@@ -21,7 +21,8 @@ from torch import Tensor
 from medseg.errors import GeometryError
 from medseg.geometry import Geometry, tuple_of_three
 from medseg.plan import Plan
-from medseg.prepare import prepare, restore_labels
+from medseg.prepare import prepare
+from medseg.restore import restore
 from medseg.transforms import intensity
 from medseg.transforms.motion import Draws, Motion, cropped, resampled
 from medseg.volume import Volume
@@ -63,7 +64,7 @@ class PrepareScand(MapTransform):
 
 
 class RestoreLabelsd(MapTransform):
-    """Bring logits back to the grid of the scan they came from, as label values: `medseg.prepare.restore_labels`.
+    """Bring logits back to the grid of the scan they came from, as label values: `medseg.restore.restore`.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ class RestoreLabelsd(MapTransform):
         onto = Geometry(prepared.meta[_SCAN_AFFINE], prepared.meta[_SCAN_SHAPE])
         for key in self.key_iterator(result):
             logits = torch.as_tensor(result[key]).float().cpu().numpy()
-            labels = restore_labels(logits, grid, onto, self.plan)
+            labels = restore(logits, grid, onto, self.plan)
             result[key] = MetaTensor(torch.from_numpy(labels[None]), affine=torch.from_numpy(onto.affine.copy()))
         return result
 

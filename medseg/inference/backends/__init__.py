@@ -1,0 +1,37 @@
+"""What runs the network: torch everywhere, OpenVINO on a CPU. Each is one class in one file."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.kernels import Place
+
+
+class Backend(Protocol):
+    """A network on a device.
+
+    Parameters
+    ----------
+    name : str
+        As a report names it, such as "torch, float32, cpu".
+    batch : int
+        Windows in one call; may be made smaller.
+    place : Place
+        Where answers live.
+    """
+
+    name: str
+    batch: int
+    place: Place
+
+    def __call__(self, windows: npt.NDArray[np.float32]) -> Any:
+        """Return the logits (B, L, I, J, K) of windows (B, C, I, J, K), as an array of `place`."""
+
+    def room(self) -> int | None:
+        """Return the bytes that are free on a device with memory of its own; None where that is the host's."""
+
+    def free(self) -> None:
+        """Give back memory that is kept for later calls."""

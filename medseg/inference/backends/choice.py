@@ -1,0 +1,105 @@
+"""Which backend runs a model: the one asked for, or the fastest that is ready on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+from medseg.bundle import Bundle
+from medseg.errors import UsageError
+from medseg.inference.backends import Backend
+from medseg.kernels import Host
+
+Name = Literal["auto", "torch", "compiled", "openvino"]
+
+
+@dataclass(frozen=True)
+class How:
+    """What the user asked for.
+
+    Parameters
+    ----------
+    device : str
+        'auto' (CUDA, then MPS, then CPU), 'cpu', 'cuda', 'cuda:1' or 'mps'.
+    backend : str
+        'auto', 'torch', 'compiled' (torch, compiled first) or 'openvino' (CPU).
+    precision : str, optional
+        'float32', 'float16', 'bfloat16' or 'int8'; 'float16' on CUDA when left out, elsewhere 'float32', or what
+        `medseg models optimize` was told.
+    mirror : bool
+        Ask the network about mirrored windows too.
+    threads : int, optional
+        Of the CPU.
+    """
+
+    device: str = "auto"
+    backend: str = "auto"
+    precision: str | None = None
+    mirror: bool = False
+    threads: int | None = None
+
+
+def open_backend(
+    bundle: Bundle, how: How, host: Host, *, disagreement: bool = False
+) -> tuple[Backend, tuple[str, ...]]:
+    """Return what runs a model, and what the user should know of the choice.
+
+    Raises
+    ------
+    UsageError, DeviceError, BundleError
+        If what is asked for is not there, or does not fit together.
+    """
+    if how.backend not in get_args(Name):
+        raise UsageError(f"there is no backend {how.backend!r}", hint=f"choose from: {', '.join(get_args(Name))}")
+    on_cpu = how.device == "cpu" or (how.device == "auto" and not has_gpu())
+    if how.backend == "openvino" and not on_cpu:
+        raise UsageError("OpenVINO runs on the CPU here", hint="use --device cpu, or --backend torch")
+    if how.backend in {"auto", "openvino"} and on_cpu:
+        try:  # TEMPORARY until optimised.py is there
+            from medseg.inference import optimised
+            backend = optimised.open_form(bundle, how, host, disagreement=disagreement)
+        except (ImportError, AttributeError):
+            backend = None
+        if backend or how.backend == "openvino":
+            return backend, ()
+    return _torch(bundle, how, host, disagreement=disagreement), _advice(bundle, how, on_cpu=on_cpu)
+
+
+def has_gpu() -> bool:
+    """Return whether there may be a GPU, without the seconds that it takes to import torch."""
+    if sys.platform == "darwin":
+        return True  # torch knows
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def _torch(bundle: Bundle, how: How, host: Host, *, disagreement: bool) -> Backend:
+    from medseg.inference import device
+    from medseg.inference.backends.torch_any import TorchBackend
+    from medseg.inference.ensemble import Ensemble
+
+    network = Ensemble.of(bundle, mirror=how.mirror, disagreement=disagreement)
+    return TorchBackend(
+        network,
+        device.choose(how.device),
+        precision=how.precision,
+        host=host,
+        compiled=how.backend == "compiled",
+        threads=how.threads,
+    )
+
+
+def _advice(bundle: Bundle, how: How, *, on_cpu: bool) -> tuple[str, ...]:
+    """Return what would be faster on this machine."""
+    if not on_cpu or how.backend != "auto":
+        return ()
+    if find_spec("openvino") is None:
+        return ("OpenVINO is not installed: `pip install 'medseg[cpu]'` makes a CPU about twice as fast",)
+    return (f"`medseg models optimize {bundle.card.name}`, once, makes this CPU about twice as fast",)

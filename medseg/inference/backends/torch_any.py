@@ -1,0 +1,103 @@
+"""The network in torch, on any device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medseg.errors import DeviceError
+from medseg.inference.device import describe
+from medseg.inference.ensemble import Ensemble
+from medseg.kernels import Host, Place
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class TorchBackend:
+    """A network in torch.
+
+    Parameters
+    ----------
+    network : Ensemble
+        In evaluation mode.
+    device : torch.device
+        Where it computes.
+    precision : str, optional
+        'float32', 'float16' or 'bfloat16'; on CUDA 'float16' when left out, elsewhere 'float32'.
+    host : Host
+        For answers of a network on the CPU.
+    compiled : bool
+        Compile it first; the first window then takes up to minutes.
+    threads : int, optional
+        Of the CPU; torch's own choice when left out.
+
+    Raises
+    ------
+    DeviceError
+        If the device does not compute in this precision, or would at a crawl.
+    """
+
+    def __init__(
+        self,
+        network: Ensemble,
+        device: torch.device,
+        *,
+        precision: str | None = None,
+        host: Host,
+        compiled: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        cuda = device.type == "cuda"
+        precision = precision or ("float16" if cuda else "float32")
+        _check(precision, device)
+        self._type = PRECISIONS[precision]
+        self._device = device
+        self._layout = torch.channels_last_3d if cuda and network.axes == 3 else torch.preserve_format
+        network = network.to(device)
+        if cuda and network.axes == 3:
+            network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._network: Any = torch.compile(network) if compiled else network
+        self.place: Place = host
+        if device.type != "cpu":
+            from medseg.kernels.device import Device
+
+            self.place = Device(device)
+        self.batch = 4 if cuda else 1
+        self.name = f"torch{' compiled' if compiled else ''}, {precision}, {describe(device)}"
+
+    def __call__(self, windows: npt.NDArray[np.float32]) -> Any:
+        """Return the logits (B, L, I, J, K) of windows (B, C, I, J, K)."""
+        given = torch.from_numpy(windows)
+        if self._device.type == "cuda":
+            given = given.pin_memory()
+        given = given.to(self._device, non_blocking=True, memory_format=self._layout)
+        half = self._type is not torch.float32
+        with torch.inference_mode(), torch.autocast(self._device.type, self._type, enabled=half):
+            logits = self._network(given).float()
+        return logits.numpy() if self._device.type == "cpu" else logits
+
+    def room(self) -> int | None:
+        """Return the bytes that are free on a CUDA device; None elsewhere."""
+        return torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else None
+
+    def free(self) -> None:
+        """Give back memory that torch keeps for later calls."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _check(precision: str, device: torch.device) -> None:
+    """Refuse a precision for which the hardware has no units: a CPU without them is up to 300 times slower."""
+    if precision not in PRECISIONS:
+        raise DeviceError(f"torch has no precision {precision!r}", hint=f"choose from: {', '.join(PRECISIONS)}")
+    fast = {
+        "cpu": {"bfloat16": torch.cpu._is_avx512_bf16_supported()},  # noqa: SLF001 - torch has no public name for it
+        "cuda": {"float16": True, "bfloat16": torch.cuda.is_available() and torch.cuda.is_bf16_supported()},
+    }.get(device.type, {})
+    if precision != "float32" and not fast.get(precision):
+        raise DeviceError(f"{device} has no units for {precision}", hint="use --precision float32")

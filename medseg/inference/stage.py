@@ -1,0 +1,162 @@
+"""One network of a model on its backend, and how a prepared scan goes through it: within memory, and again with less."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from medseg.bundle import Bundle
+from medseg.errors import MemoryLimit
+from medseg.geometry import Geometry
+from medseg.inference.backends import Backend
+from medseg.inference.backends.choice import How, open_backend
+from medseg.inference.engine import Pass
+from medseg.inference.memory import Need, available, forget_peak, peak, resident
+from medseg.inference.windows import Windows
+from medseg.kernels import Host
+from medseg.prepare import Prepared
+
+_MORE = 4  # times as many strips in the second try
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory")
+
+
+class Stage:
+    """One network of a model, ready to run.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The model.
+    how : How
+        What the user asked for.
+    host : Host
+        For what is computed on the CPU.
+    disagreement : bool
+        The network also says how much its members and views disagree, as a last channel.
+
+    Attributes
+    ----------
+    backend : Backend
+        What runs the network.
+    advice : tuple of str
+        What would be faster on this machine.
+    """
+
+    def __init__(self, bundle: Bundle, how: How, host: Host, *, disagreement: bool = False) -> None:
+        self.bundle, self.plan = bundle, bundle.plan
+        self._how, self._host = how, host
+        self.channels = len(self.plan.atoms) + 1 + disagreement
+        self.backend, self.advice = open_backend(bundle, how, host, disagreement=disagreement)
+
+    def windows(self, prepared: Prepared, overlap: float | None) -> Windows:
+        """Return the windows over a scan."""
+        return Windows.over(prepared.geometry.shape, self.plan.patch, self.plan.overlap if overlap is None else overlap)
+
+    def need(self, windows: Windows, onto: Geometry, *, probabilities: bool) -> Need:
+        """Return what a pass takes of memory."""
+        shares = len(self.plan.atoms) + 1 if probabilities else 0
+        return Need(windows, self.channels, int(np.prod(onto.shape)), shares, self.working)
+
+    @cached_property
+    def working(self) -> int:
+        """Bytes that the backend takes for one call, measured once, on a window of zeros."""
+        zeros = np.zeros((self.backend.batch, len(self.plan.channels), *self.plan.patch), np.float32)
+        before = resident()
+        forget_peak()
+        answer = self.backend(zeros)
+        return max(peak() - before, int(np.prod(answer.shape)) * 4)
+
+    def run(
+        self,
+        prepared: Prepared,
+        onto: Geometry,
+        *,
+        overlap: float | None = None,
+        memory: int | None = None,
+        probabilities: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> Pass:
+        """Return a pass that was run.
+
+        Parameters
+        ----------
+        prepared : Prepared
+            The scan on the plan's grid.
+        onto : Geometry
+            The scan's own grid.
+        overlap : float, optional
+            Instead of the plan's.
+        memory : int, optional
+            Bytes that the process may hold, and those that a pass may take on a device; what there is when left out.
+        probabilities : bool
+            Keep them.
+        progress : callable, optional
+            Called with the fraction done.
+
+        Raises
+        ------
+        MemoryLimit
+            If it does not fit.
+        """
+        windows = self.windows(prepared, overlap)
+        strips = self.need(windows, onto, probabilities=probabilities).strips_within(self._limit(memory))
+        notes: list[str] = []
+        for count in self._tries(strips, notes):
+            job = Pass(prepared, onto, self.plan, self.backend, windows=windows, probabilities=probabilities)
+            job.notes = notes
+            try:
+                job.run(count, progress=progress)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return job
+            del job
+            gc.collect()
+            self.backend.free()
+        raise MemoryLimit(
+            f"{self.backend.name}: ran out of memory", hint="give it a machine with more, or a smaller part of the scan"
+        )
+
+    def _tries(self, strips: int, notes: list[str]) -> Iterator[int]:
+        """Yield the strips of each try: as planned, a smaller slab, smaller batches, and at last the CPU."""
+        yield strips
+        notes.append(self._again(f"a smaller slab ({_MORE * strips} strips)"))
+        yield _MORE * strips
+        if self.backend.batch > 1:
+            notes.append(self._again("one window at a time"))
+            self.backend.batch = 1
+            yield _MORE * strips
+        if not isinstance(self.backend.place, Host):
+            notes.append(self._again("the CPU"))
+            cpu = replace(self._how, device="cpu", backend="torch", precision="float32")
+            self.backend, _ = open_backend(self.bundle, cpu, self._host, disagreement=self._disagrees)
+            yield _MORE * strips
+
+    @property
+    def _disagrees(self) -> bool:
+        return self.channels > len(self.plan.atoms) + 1
+
+    def _again(self, what: str) -> str:
+        return f"{self.backend.name}: out of memory; tried again with {what}"
+
+    def _limit(self, memory: int | None) -> int:
+        """Return the bytes that a pass may take."""
+        room = self.backend.room()
+        if room is not None:
+            return room if memory is None else min(room, memory)
+        there = available()
+        own = None if memory is None else memory - resident()
+        limits = [limit for limit in (there, own) if limit is not None]
+        return min(limits) if limits else 1 << 62
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of numpy, torch or OpenVINO says that memory is at an end."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -1,0 +1,300 @@
+"""The loops of `plain.py` over numpy arrays, compiled by numba: the same bits, several times as fast.
+
+Importing this file compiles the loops, or loads them from the user's cache folder; `host.py` does so beside other
+work. Products and sums are rounded one by one, as numpy rounds them. Values are finite: the engine refuses others.
+No loop starts threads; each lets those of its caller run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import platformdirs
+from numba import types
+from numba.extending import intrinsic
+
+from medseg.kernels import plain
+from medseg.kernels.plain import CERTAIN, Array, Taps
+
+_FOLDER = platformdirs.user_cache_path("medseg") / "kernels"
+_GAP = 16  # columns, one line of the processor's cache: stretches of a row that are closer are computed as one
+_TILE = 16  # planes, likewise: of an answer whose fastest axis they are, that many are read together
+
+
+def _array(kind: Any, axes: int, *, changed: bool = True) -> Any:
+    return types.Array(kind, axes, "A", readonly=not changed)
+
+
+_SUMS, _COUNTS = _array(types.float32, 4), _array(types.float32, 3)
+_ANSWER, _WEIGHTS = _array(types.float32, 4, changed=False), _array(types.float32, 3, changed=False)
+_PLANE, _PLANE_COUNTS = _array(types.float32, 3), _array(types.float32, 2, changed=False)
+_SETTLED = _array(types.float32, 3, changed=False)
+_INDEX, _FRACTION = types.Array(types.uint32, 1, "C"), types.Array(types.float32, 1, "C", readonly=True)
+_LABELS = (types.uint8, types.uint16)
+
+
+def _compiled(*signatures: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a loop for some types of arguments, or loads it from the cache."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_FOLDER)
+        try:
+            loop = numba.njit(nogil=True, error_model="numpy", cache=_writable())(function)
+        finally:
+            numba.config.CACHE_DIR = before  # whoever else uses numba keeps a folder of their own
+        for signature in signatures:
+            loop.compile(signature)
+        return loop
+
+    return decorate
+
+
+def _writable() -> bool:
+    try:
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _part(function: Callable[..., Any]) -> Any:
+    """Compile a step of the loops below, wherever they take it."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _packed(_: Any, row: Any) -> Any:
+    """Tell the compiler that the values of a row lie side by side, so that it takes several at a time."""
+
+    def same(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        context.nrt.incref(builder, signature.return_type, values[0])
+        return values[0]
+
+    return row.copy(layout="C")(row), same
+
+
+@_part
+def _add(total: Array, values: Array, weights: Array) -> None:
+    for c in range(len(total)):
+        total[c] += values[c] * weights[c]
+
+
+@_part
+def _choose(values: Array, channel: int, best: Array, label: Array) -> None:
+    number = np.int32(channel)
+    for c in range(len(values)):
+        larger = values[c] > best[c]
+        best[c] = values[c] if larger else best[c]
+        label[c] = number if larger else label[c]
+
+
+@_compiled((_SUMS, _COUNTS, _ANSWER, _WEIGHTS))
+def _blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
+    planes, channels, rows, columns = answer.shape
+    for p in range(planes):
+        for b in range(rows):
+            total, weight = _packed(counts[p, b]), _packed(weights[p, b])
+            for c in range(columns):
+                total[c] += weight[c]
+    if answer.strides[3] == answer.itemsize or columns == 1:
+        for p in range(planes):
+            for m in range(channels):
+                for b in range(rows):
+                    _add(_packed(slab[p, m, b]), _packed(answer[p, m, b]), _packed(weights[p, b]))
+        return
+    tile = np.empty((_TILE, columns), np.float32)
+    for m in range(channels):
+        for b in range(rows):
+            for start in range(0, planes, _TILE):
+                count = min(_TILE, planes - start)
+                for c in range(columns):
+                    for p in range(count):
+                        tile[p, c] = answer[start + p, m, b, c]
+                for p in range(count):
+                    _add(_packed(slab[start + p, m, b]), tile[p], _packed(weights[start + p, b]))
+
+
+@_compiled(*((_PLANE, _PLANE_COUNTS, _array(kind, 2), types.int64) for kind in _LABELS))
+def _settle(plane: Array, counts: Array, labels: Array, channels: int) -> None:
+    all_channels, rows, columns = plane.shape
+    divisor, best = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    label = np.empty(columns, np.int32)
+    for b in range(rows):
+        count, out = _packed(counts[b]), _packed(labels[b])
+        seen = 0
+        for c in range(columns):
+            seen += count[c] != 0
+            divisor[c] = count[c] if count[c] != 0 else np.float32(1)
+        best[:] = -np.inf
+        label[:] = 0
+        for m in range(all_channels if seen else 1):
+            row = _packed(plane[m, b])
+            for c in range(columns):
+                row[c] /= divisor[c]
+            if m == 0 and seen < columns:
+                for c in range(columns):
+                    row[c] = row[c] if count[c] != 0 else np.float32(CERTAIN)
+            if m < channels:
+                _choose(row, m, best, label)
+        for c in range(columns):
+            out[c] = label[c]
+
+
+@_part
+def _agree(first: Array, second: Array, third: Array, fourth: Array, agreed: Array) -> None:
+    """Write the label that two rows of two planes have in common, or -1."""
+    for c in range(len(agreed)):
+        same = (first[c] == second[c]) & (first[c] == third[c]) & (first[c] == fourth[c])
+        agreed[c] = np.int32(first[c]) if same else np.int32(-1)
+
+
+@_part
+def _disputed(agreed: Array, left: Array, right: Array, found: Array, mixed: Array) -> int:
+    """Write the label of each point whose neighbours agree, list the others, and return how many those are."""
+    count = 0
+    for i in range(len(found)):
+        label = agreed[left[i]]
+        if label >= 0 and label == agreed[right[i]]:
+            found[i] = label
+        else:
+            mixed[count] = i
+            count += 1
+    return count
+
+
+@_part
+def _stretches(near: Array, far: Array, spans: Array) -> int:
+    """Write from which column to which one values are needed, and return how many stretches that makes."""
+    count = 0
+    start, stop = np.int64(near[0]), np.int64(far[0]) + 1
+    for i in range(len(near)):
+        a, b = np.int64(near[i]), np.int64(far[i]) + 1
+        if start <= a <= stop + _GAP:
+            stop = max(stop, b)
+        else:
+            spans[count, 0], spans[count, 1] = start, stop
+            count += 1
+            start, stop = a, b
+    spans[count, 0], spans[count, 1] = start, stop
+    return count + 1
+
+
+@_part
+def _mix_rows(
+    above: tuple[Array, Array], below: tuple[Array, Array], fraction: float, along: float, values: Array
+) -> None:
+    first, second = above
+    third, fourth = below
+    for c in range(len(values)):
+        upper = first[c] + (second[c] - first[c]) * fraction
+        lower = third[c] + (fourth[c] - third[c]) * fraction
+        values[c] = upper + (lower - upper) * along
+
+
+@_part
+def _pick(values: Array, near: Array, far: Array, first: Array, second: Array) -> None:
+    for i in range(len(near)):
+        first[i] = values[near[i]]
+        second[i] = values[far[i]]
+
+
+@_part
+def _choose_between(first: Array, second: Array, across: Array, channel: int, best: Array, label: Array) -> None:
+    number = np.int32(channel)
+    for i in range(len(across)):
+        value = first[i] + (second[i] - first[i]) * across[i]
+        larger = value > best[i]
+        best[i] = value if larger else best[i]
+        label[i] = number if larger else label[i]
+
+
+@_compiled(
+    *(
+        (
+            *(_SETTLED, _SETTLED, _array(kind, 2, changed=False), _array(kind, 2, changed=False), types.float32),
+            *(_INDEX, _INDEX, _FRACTION, _INDEX, _INDEX, _FRACTION, _array(kind, 2)),
+        )
+        for kind in _LABELS
+    )
+)
+def _between(  # noqa: PLR0913, PLR0917 - arrays one by one compile in half the time of tuples of them
+    lower: Array, upper: Array, lower_labels: Array, upper_labels: Array, fraction: float,
+    up: Array, down: Array, along: Array, left: Array, right: Array, across: Array, out: Array,
+) -> None:  # fmt: skip
+    columns = out.shape[1]
+    agreed, values = np.empty(lower.shape[2], np.int32), np.empty(lower.shape[2], np.float32)
+    found, label = np.empty(columns, out.dtype), np.empty(columns, np.int32)
+    mixed, near, far = np.empty(columns, np.uint32), np.empty(columns, np.uint32), np.empty(columns, np.uint32)
+    share, best = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    first, second = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    spans, count, stretches = np.empty((columns, 2), np.int64), 0, 0
+    for r in range(len(out)):
+        u, d = up[r], down[r]
+        if r == 0 or u != up[r - 1] or d != down[r - 1]:
+            _agree(
+                _packed(lower_labels[u]), _packed(upper_labels[u]), _packed(lower_labels[d]), _packed(upper_labels[d]),
+                agreed,
+            )  # fmt: skip
+            count = _disputed(agreed, left, right, found, mixed)
+            for i in range(count):
+                near[i], far[i], share[i] = left[mixed[i]], right[mixed[i]], across[mixed[i]]
+            stretches = _stretches(near[:count], far[:count], spans) if count else 0
+        best[:count] = -np.inf
+        label[:count] = 0
+        for m in range(len(lower) if count else 0):
+            above, below = (_packed(lower[m, u]), _packed(upper[m, u])), (_packed(lower[m, d]), _packed(upper[m, d]))
+            for s in range(stretches):
+                a, b = spans[s, 0], spans[s, 1]
+                _mix_rows(
+                    (above[0][a:b], above[1][a:b]), (below[0][a:b], below[1][a:b]), fraction, along[r], values[a:b]
+                )
+            _pick(values, near[:count], far[:count], first, second)
+            _choose_between(first, second, share[:count], m, best, label)
+        for i in range(count):
+            found[mixed[i]] = label[i]
+        for i in range(columns):
+            out[r, i] = found[i]
+
+
+def _usable(*arrays: Array) -> bool:
+    """Whether the values of each row lie side by side."""
+    return all(array.strides[-1] == array.itemsize for array in arrays)
+
+
+def blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
+    """See `medseg.kernels.plain.blend`."""
+    if _usable(slab, counts, weights):
+        _blend(slab, counts, answer, weights)
+    else:
+        plain.blend(slab, counts, answer, weights)
+
+
+def settle(plane: Array, counts: Array, labels: Array, channels: int) -> None:
+    """See `medseg.kernels.plain.settle`."""
+    if _usable(plane, counts, labels):
+        _settle(plane, counts, labels, channels)
+    else:
+        plain.settle(plane, counts, labels, channels)
+
+
+def between(
+    planes: tuple[Array, Array],
+    labels: tuple[Array, Array],
+    fraction: float,
+    rows: Taps,
+    columns: Taps,
+    out: Array,
+) -> None:
+    """See `medseg.kernels.plain.between`."""
+    if _usable(*planes, *labels):
+        _between(*planes, *labels, fraction, *_taps(rows), *_taps(columns), out)
+    else:
+        plain.between(planes, labels, fraction, rows, columns, out)
+
+
+def _taps(taps: Taps) -> Taps:
+    lower, upper, fraction = taps
+    return lower.astype(np.uint32), upper.astype(np.uint32), np.ascontiguousarray(fraction)
