@@ -183,12 +183,33 @@ def test_all_results_of_a_job_are_written_and_agree(ready):
 def test_the_report_has_every_key(ready):
     predictor, job, _ = ready
     report = deliver(job, predictor)
-    assert set(report) == {"medseg", "scan", "model", "labels", "qc", "device", "seconds", "outputs"}
+    assert set(report) == {
+        "medseg",
+        "scan",
+        "model",
+        "labels",
+        "qc",
+        "device",
+        "windows",
+        "notes",
+        "seconds",
+        "outputs",
+    }
     assert set(report["scan"]) == {"path", "shape", "spacing_mm", "orientation", "warnings"}
     assert set(report["model"]) == {"name", "version", "sha256"}
     assert set(report["labels"][0]) == {"value", "name", "voxels", "volume_ml", "snomed"}
     assert set(report["qc"]) == {"verdict", "reasons"}
-    assert set(report["seconds"]) == {"read", "prepare", "network", "restore", "check", "write", "picture"}
+    assert set(report["seconds"]) == {
+        "read",
+        "prepare",
+        "network",
+        "blend",
+        "restore",
+        "clean",
+        "check",
+        "write",
+        "picture",
+    }
     assert report["medseg"] == medseg.__version__
     assert report["model"]["sha256"] == predictor.bundle.sha256
     voxels = report["labels"][0]["voxels"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 from medseg.cli.failures import explain
 from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
 from medseg.cli.progress import Display, Style, shown
+from medseg.report.job import Job
 
 Report = dict[str, Any]
 
@@ -47,6 +50,30 @@ def predict(
     suv: SUV = False,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="B", help="auto, torch, compiled (torch) or openvino (CPU).")
+    ] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="P",
+            help="float32, float16, bfloat16 or int8. Default: float16 on CUDA; else float32, or as optimized.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option("--overlap", metavar="F", help="Of neighbouring windows; default: as the model says."),
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Look at mirrored windows too, if the model was trained on such.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="Most that may be held, such as 4GB; else refuse.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say how much time and memory it would take.")
+    ] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of background and each label.")
     ] = False,
@@ -85,25 +112,47 @@ def predict(
         check_writable(folder)
 
     from medseg.inference import Predictor  # torch takes a second to import; wrong arguments must not wait for it
+    from medseg.inference.memory import parse_bytes
     from medseg.report.delivery import deliver
+    from medseg.report.forecast import foresee
 
-    predictor = Predictor(bundle, device=device, threads=threads)
-    lines: list[Report] = []
+    predictor = Predictor(
+        bundle,
+        device=device,
+        threads=threads,
+        backend=backend,
+        precision=precision,
+        overlap=overlap,
+        mirror=mirror,
+        memory=parse_bytes(memory) if memory else None,
+    )
+    work = foresee if estimate else partial(deliver, strict=strict)
     with shown(progress, len(jobs)) as display:
-        for number, job in enumerate(jobs):
-            try:
-                report = deliver(job, predictor, strict=strict, progress=display.of(job.scan[0], number))
-            except Exception as error:  # a bug met by one scan is said and counted, and the next scans still get done
-                if debug:
-                    raise
-                report = _failure(job.scan[0], error)
-            lines.append(report)
-            _tell(report, display, as_json=json_to == "-")
+        lines = [*_reports(jobs, partial(work, predictor=predictor), display, as_json=json_to == "-", debug=debug)]
     if json_to and json_to != "-":
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_atomic(Path(json_to), [text.encode("utf-8", "backslashreplace")])
     if failed := sum("error" in line for line in lines):
         raise typer.Exit(2 if failed == len(jobs) else 1)
+
+
+def _reports(
+    jobs: Sequence[Job], work: Callable[..., Report], display: Display, *, as_json: bool, debug: bool
+) -> Iterator[Report]:
+    """Yield the report of each scan, and tell it; one that fails does not stop the next ones."""
+    said: set[str] = set()
+    for number, job in enumerate(jobs):
+        try:
+            report = work(job, progress=display.of(job.scan[0], number))
+        except Exception as error:  # a bug met by one scan is said and counted, and the next scans still get done
+            if debug:
+                raise
+            report = _failure(job.scan[0], error)
+        _tell(report, display, as_json=as_json)
+        for note in [note for note in report.get("notes", []) if note not in said]:
+            display.say(f"note: {note}", sys.stderr)
+            said.add(note)
+        yield report
 
 
 def _tell(report: Report, display: Display, *, as_json: bool) -> None:
@@ -135,6 +184,10 @@ def _warning_lines(report: Report) -> list[str]:
 
 
 def _result_lines(report: Report) -> str:
+    if "estimate" in report:
+        from medseg.report.forecast import in_lines
+
+        return "\n".join([report["scan"]["path"], *(f"  {line}" for line in in_lines(report["estimate"]))])
     from medseg.report.record import size_line
 
     lines = [report["scan"]["path"], *(f"  {size_line(label)}" for label in report["labels"])]

@@ -12,7 +12,7 @@ _HOME = {
     "window_starts": "medseg.inference.windows",
 }
 
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:  # a prediction with OpenVINO must not wait for torch

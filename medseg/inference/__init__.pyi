@@ -4,5 +4,3 @@ from medseg.inference.predictor import Prediction as Prediction
 from medseg.inference.predictor import Predictor as Predictor
 from medseg.inference.windows import gaussian_weights as gaussian_weights
 from medseg.inference.windows import window_starts as window_starts
-
-__all__: list[str]

@@ -66,7 +66,8 @@ class Pass:
         windows: Windows,
         probabilities: bool = False,
     ) -> None:
-        self.prepared, self.plan, self.backend, self.windows = prepared, plan, backend, windows
+        self.prepared, self.onto = prepared, onto
+        self.plan, self.backend, self.windows = plan, backend, windows
         self.restorer = Restorer(
             Placement.of(prepared.geometry, onto),
             [0, *plan.atoms],
@@ -112,7 +113,7 @@ class Pass:
 
     def _answers(self, corners: Sequence[Three]) -> Iterator[tuple[Three, Array]]:
         """Yield each corner of a window that holds more than air, and the logits (M, I, J, K) there."""
-        seen = iter([corner for corner in corners if not self._is_air(corner)])
+        seen = iter([corner for corner in corners if not self.is_air(corner)])
         self.air += len(corners)
         while group := list(islice(seen, self.backend.batch)):
             with self._timed("network"):
@@ -155,7 +156,7 @@ class Pass:
                 self.restorer.take(first, planes)
                 slab.release(planes)
 
-    def _is_air(self, corner: Three) -> bool:
+    def is_air(self, corner: Three) -> bool:
         """Return whether nothing in a window is above the intensity at which the plan crops scans."""
         if self.plan.crop is None:
             return False

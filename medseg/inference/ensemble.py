@@ -61,6 +61,7 @@ class Ensemble(nn.Module):
         return cls(members, axes=plan.axes, mirror=plan.mirror if mirror else (), disagreement=disagreement).eval()
 
     def forward(self, windows: Tensor) -> Tensor:
+        """Return the mean logits, and the disagreement where it is wanted."""
         answers = [self._answer(member, windows, flip) for flip in self.flips for member in self.members]
         mean = answers[0]
         for answer in answers[1:]:

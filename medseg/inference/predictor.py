@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import TypedDict, Unpack
-
-import numpy as np
 
 from medseg import zoo
 from medseg.boxes import box_around
@@ -15,6 +13,7 @@ from medseg.bundle import Bundle
 from medseg.errors import UsageError
 from medseg.geometry import tuple_of_three
 from medseg.inference.backends.choice import How
+from medseg.inference.estimate import Estimate, estimate
 from medseg.inference.stage import Stage
 from medseg.kernels import Host
 from medseg.postprocess import clean
@@ -138,6 +137,11 @@ class Predictor:
         """The device as a report names it."""
         return self._stage.backend.name
 
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What would be faster on this machine."""
+        return self._stage.advice
+
     def __call__(self, scan: Volume, *, probabilities: bool = False, progress: Progress = silent) -> Prediction:
         """Return the label map of a scan, on the scan's own grid.
 
@@ -157,12 +161,7 @@ class Predictor:
         """
         plan = self.bundle.plan
         seconds: dict[str, float] = {}
-        part, notes = scan, []
-        if self._locator:
-            with timed("locate", seconds, progress):
-                part = self._located(scan, progress)
-            if part is scan:
-                notes.append("the first stage found nothing, so the second looked at the whole scan")
+        part, notes = self._part(scan, seconds, progress)
         with timed("prepare", seconds, progress):
             prepared = prepare(part, plan)
         progress("network", 0.0)
@@ -188,6 +187,40 @@ class Predictor:
             self._stage.backend.name,
             (*self._stage.advice, *notes, *job.notes),
         )
+
+    def estimate(self, scan: Volume, *, probabilities: bool = False, progress: Progress = silent) -> Estimate:
+        """Return how long a call would take, and how much memory, found out on one window from the scan's middle.
+
+        The scan is prepared, which takes the time that it takes; 'locate' and 'prepare' among the seconds are measured.
+
+        Raises
+        ------
+        MemoryLimit
+            If it would not fit.
+        """
+        seconds: dict[str, float] = {}
+        part, _ = self._part(scan, seconds, progress)
+        with timed("prepare", seconds, progress):
+            prepared = prepare(part, self.bundle.plan)
+        with timed("sample", {}, progress):
+            found = estimate(
+                self._stage,
+                prepared,
+                scan.geometry,
+                overlap=self._overlap,
+                memory=self.memory,
+                probabilities=probabilities,
+            )
+        return replace(found, seconds=seconds | found.seconds)
+
+    def _part(self, scan: Volume, seconds: dict[str, float], progress: Progress) -> tuple[Volume, list[str]]:
+        """Return the part of a scan that the model has to see, and what is to be said of that."""
+        if self._locator is None:
+            return scan, []
+        with timed("locate", seconds, progress):
+            part = self._located(scan, progress)
+        lost = part is scan
+        return part, ["the first stage found nothing, so the second looks at the whole scan"] if lost else []
 
     def _located(self, scan: Volume, progress: Progress) -> Volume:
         """Return the part of a scan that the first stage finds; all of it where that finds nothing."""

@@ -1,4 +1,4 @@
-"""One network of a model on its backend, and how a prepared scan goes through it: within memory, and again with less."""
+"""One network of a model on its backend: how a prepared scan goes through it within memory, and again with less."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from medseg.bundle import Bundle
 from medseg.errors import MemoryLimit
 from medseg.geometry import Geometry
-from medseg.inference.backends import Backend
 from medseg.inference.backends.choice import How, open_backend
 from medseg.inference.engine import Pass
 from medseg.inference.memory import Need, available, forget_peak, peak, resident
@@ -103,7 +102,7 @@ class Stage:
             If it does not fit.
         """
         windows = self.windows(prepared, overlap)
-        strips = self.need(windows, onto, probabilities=probabilities).strips_within(self._limit(memory))
+        strips = self.need(windows, onto, probabilities=probabilities).strips_within(self.limit(memory))
         notes: list[str] = []
         for count in self._tries(strips, notes):
             job = Pass(prepared, onto, self.plan, self.backend, windows=windows, probabilities=probabilities)
@@ -144,7 +143,7 @@ class Stage:
     def _again(self, what: str) -> str:
         return f"{self.backend.name}: out of memory; tried again with {what}"
 
-    def _limit(self, memory: int | None) -> int:
+    def limit(self, memory: int | None) -> int:
         """Return the bytes that a pass may take."""
         room = self.backend.room()
         if room is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from math import ceil, prod
 
 import numpy as np
@@ -104,7 +104,7 @@ class Windows:
         first, rows, columns = self.axes
         size, patch = self.shape[rows], self.patch[rows]
         bounds = np.linspace(0, size, min(count, size) + 1).astype(int).tolist()
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, end in pairwise(bounds):
             stop = min(end + 1, size)
             reaching = [at for at in self.starts[rows] if at < stop and at + patch > start]
             corners = product(self.starts[first], reaching, self.starts[columns])

@@ -45,8 +45,7 @@ def deliver(
         verdict = assess(measures, labels, bundle.fingerprint, removed=prediction.removed)
     if strict:
         _pass(verdict, job.scan[0])
-    device = predictor.device_name
-    data = record(job, scan, bundle, verdict, voxels=measures.voxels, device=device, seconds=seconds)
+    data = record(job, scan, bundle, verdict, voxels=measures.voxels, prediction=prediction, seconds=seconds)
     with Outputs() as outputs:
         with timed("write", seconds, progress):
             for kind, target in job.targets.items():

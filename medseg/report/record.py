@@ -8,6 +8,7 @@ from typing import Any
 
 from medseg import __version__
 from medseg.bundle import Bundle
+from medseg.inference import Prediction
 from medseg.plan import Label
 from medseg.qc import Verdict
 from medseg.report.job import Job
@@ -23,7 +24,7 @@ def record(
     verdict: Verdict,
     *,
     voxels: Mapping[str, int],
-    device: str,
+    prediction: Prediction,
     seconds: Mapping[str, float],
 ) -> Record:
     """Return the report of a scan; every value can be written as JSON.
@@ -33,14 +34,8 @@ def record(
     geometry = scan.geometry
     return {
         "medseg": __version__,
-        "scan": {
-            "path": str(job.scan[0]),
-            "shape": list(geometry.shape),
-            "spacing_mm": [round(mm, 6) for mm in geometry.spacing] if geometry.physical else None,
-            "orientation": geometry.orientation if geometry.physical else None,
-            "warnings": list(scan.source.warnings) if scan.source else [],
-        },
-        "model": {"name": bundle.card.name, "version": bundle.card.version, "sha256": bundle.sha256},
+        "scan": scan_record(job, scan),
+        "model": model_record(bundle),
         "labels": [
             {
                 "value": label.value,
@@ -58,10 +53,29 @@ def record(
                 for reason in verdict.reasons
             ],
         },
-        "device": device,
+        "device": prediction.backend,
+        "windows": prediction.windows,
+        "notes": list(prediction.notes),
         "seconds": rounded(seconds),
         "outputs": {kind: str(target) for kind, target in job.targets.items()},
     }
+
+
+def scan_record(job: Job, scan: Volume) -> Record:
+    """Return what a report says of the scan."""
+    geometry = scan.geometry
+    return {
+        "path": str(job.scan[0]),
+        "shape": list(geometry.shape),
+        "spacing_mm": [round(mm, 6) for mm in geometry.spacing] if geometry.physical else None,
+        "orientation": geometry.orientation if geometry.physical else None,
+        "warnings": list(scan.source.warnings) if scan.source else [],
+    }
+
+
+def model_record(bundle: Bundle) -> Record:
+    """Return what a report says of the model."""
+    return {"name": bundle.card.name, "version": bundle.card.version, "sha256": bundle.sha256}
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:

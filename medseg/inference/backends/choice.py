@@ -60,6 +60,7 @@ def open_backend(
     if how.backend in {"auto", "openvino"} and on_cpu:
         try:  # TEMPORARY until optimised.py is there
             from medseg.inference import optimised
+
             backend = optimised.open_form(bundle, how, host, disagreement=disagreement)
         except (ImportError, AttributeError):
             backend = None
