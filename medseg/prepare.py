@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.boxes import box_around
+from medseg.boxes import Box, box_around
 from medseg.errors import PlanError
 from medseg.geometry import Geometry, tuple_of_three
 from medseg.plan import Channel, Plan, Window, ZScore
 from medseg.resampling import resample_image
+from medseg.strides import copy_into, in_c_order, slabs
 from medseg.volume import Array, Volume
 
 _SAME_SPACING = 1e-4  # relative; a scan this close to the plan's grid is not resampled
+_COUNTED = 2  # bytes of an integer whose values are counted instead of sorted
+_PLANES = 16  # converted together
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,14 @@ class Rescale:
     shift: float
     scale: float
 
-    def apply(self, array: Array) -> npt.NDArray[np.float32]:
-        """Return normalised intensities as a new array of float32, in C order."""
-        out = np.array(array, dtype=np.float32, order="C")
-        np.clip(out, self.low, self.high, out=out)
-        out -= np.float32(self.shift)
-        out /= np.float32(self.scale)
-        return out
+    def apply(self, array: Array, out: npt.NDArray[np.float32]) -> None:
+        """Write normalised intensities (I, J, K) into `out`, which is in C order."""
+        copy_into(out, array)
+        for part in slabs(out):
+            values = out[part]
+            np.clip(values, self.low, self.high, out=values)
+            values -= np.float32(self.shift)
+            values /= np.float32(self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +67,11 @@ class Prepared:
     def window(self, start: Sequence[int], stop: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the normalised intensities (C, I, J, K) from voxel `start` (included) to `stop` (excluded)."""
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        return np.stack(
-            [rule.apply(channel[box]) for rule, channel in zip(self.rescale, self.volume.array, strict=True)]
-        )
+        channels = self.volume.array[(slice(None), *box)]
+        out = np.empty(channels.shape, np.float32)
+        for rule, channel, into in zip(self.rescale, channels, out, strict=True):
+            rule.apply(channel, into)
+        return out
 
     def array(self) -> npt.NDArray[np.float32]:
         """Return all normalised intensities (C, I, J, K)."""
@@ -109,14 +116,25 @@ def _oriented(scan: Volume, plan: Plan) -> Volume:
 
 
 def _cropped(volume: Volume, threshold: float) -> Volume:
-    foreground: npt.NDArray[np.bool_] = np.asarray((volume.array > threshold).any(axis=0))
-    box = box_around(foreground)
+    box = _box_above(volume.array, threshold)
     if box is None:
         return volume  # nothing but background: the network shall see it whole
     geometry = volume.geometry.cropped(
         tuple_of_three(span.start for span in box), tuple_of_three(span.stop for span in box)
     )
     return Volume(volume.array[(slice(None), *box)], geometry, volume.source)
+
+
+def _box_above(array: Array, threshold: float) -> Box | None:
+    """Return the box of the voxels (C, I, J, K) above a threshold in any channel."""
+    found = [np.zeros(count, bool) for count in array.shape[1:]]
+    for channel in array:
+        for part in slabs(channel):
+            above = channel[part] > threshold
+            for axis, hits in enumerate(found):
+                hits[part[axis]] |= above.any(axis=tuple(other for other in range(3) if other != axis))
+    spans = [span[0] for span in map(box_around, found) if span]
+    return tuple(spans) if spans else None
 
 
 def _respaced(volume: Volume, plan: Plan) -> Volume:
@@ -134,19 +152,48 @@ def _rescale(array: Array, channel: Channel) -> Rescale:
     match channel.intensity:
         case Window(low=low, high=high, mean=mean, deviation=deviation):
             return Rescale(low, high, mean, deviation)
+        case ZScore(clip_percentiles=percentiles) if array.dtype.kind in "iu" and array.itemsize <= _COUNTED:
+            return _counted(array, percentiles)
         case ZScore(clip_percentiles=percentiles):
-            low, high = (float(value) for value in np.percentile(array, percentiles))
-            mean, deviation = _moments(array, low, high)
-            return Rescale(low, high, mean, deviation or 1.0)
+            copy = array.flatten(order="K")
+            low, high = (float(value) for value in np.percentile(copy, percentiles, overwrite_input=True))
+            return Rescale(low, high, *_moments(array, low, high))
+
+
+def _counted(array: Array, percentiles: Sequence[float]) -> Rescale:
+    """Return the z-score of integers, from the number of voxels of each value: in one pass, and in any order."""
+    limits = np.iinfo(array.dtype)
+    values = np.arange(limits.min, limits.max + 1)
+    counts = np.zeros(len(values), np.int64)
+    for part in slabs(array):
+        bits = array[part].ravel(order="K").view(f"u{array.itemsize}")  # negative values are the upper half
+        counts += np.bincount(bits, minlength=len(values))
+    counts = np.roll(counts, -limits.min)
+    ranks = np.cumsum(counts)
+    low, high = (_percentile(values, ranks, percentile) for percentile in percentiles)
+    clipped = np.clip(values, low, high)
+    mean = float(counts @ clipped) / array.size
+    deviation = float(counts @ (clipped - mean) ** 2 / array.size) ** 0.5
+    return Rescale(low, high, mean, deviation or 1.0)
+
+
+def _percentile(values: Array, ranks: Array, percentile: float) -> float:
+    """Return a percentile of sorted values, of which `ranks` voxels are at most that large, as `np.percentile` does."""
+    at = (int(ranks[-1]) - 1) * (percentile / 100)
+    below, above = values[np.searchsorted(ranks, [int(at), ceil(at)], side="right")].tolist()
+    share = at - int(at)
+    return float(below + (above - below) * share if share < 0.5 else above - (above - below) * (1 - share))
 
 
 def _moments(array: Array, low: float, high: float) -> tuple[float, float]:
-    """Return mean and deviation of the clipped voxels, summed in one order however the array is stored."""
+    """Return mean and deviation of the clipped voxels (1 where they do not differ), summed in one order."""
     total = squares = 0.0
     middle = (low + high) / 2
-    for plane in array:
-        values = np.clip(np.ascontiguousarray(plane), low, high).astype(np.float64) - middle
-        total += float(values.sum())
-        squares += float((values * values).sum())
+    for start in range(0, len(array), _PLANES):
+        for plane in in_c_order(array[start : start + _PLANES]):  # together, as they may lie side by side in memory
+            values = np.clip(plane, low, high).astype(np.float64)
+            values -= middle
+            total += float(values.sum())
+            squares += float(np.square(values, out=values).sum())
     mean = total / array.size
-    return middle + mean, max(0.0, squares / array.size - mean * mean) ** 0.5
+    return middle + mean, max(0.0, squares / array.size - mean * mean) ** 0.5 or 1.0

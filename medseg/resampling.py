@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medseg.errors import GeometryError
 from medseg.geometry import Geometry
+from medseg.strides import in_c_order
 
 Matrix = npt.NDArray[np.float32]
+
+_ROWS = 24  # new samples that are found by one multiplication
+_CONVERTED = 1 << 21  # voxels of the scan that are converted at a time
+_REACH = 15  # samples: the weight of a sample falls by 0.268 with each step away, to 3e-9
+_LEAST = 1e-9  # weight
 
 
 def coordinates(grid: Geometry, onto: Geometry) -> list[npt.NDArray[np.float64]]:
@@ -50,33 +56,101 @@ def cubic_matrix(count: int, at: npt.NDArray[np.float64]) -> Matrix:
     """
     if count == 1:
         return np.ones((len(at), 1), np.float32)
+    samples = _basis(count, np.arange(count, dtype=np.float64))  # of the coefficients: solved for, they are prefiltered
+    matrix: Matrix = np.linalg.solve(samples.T, _basis(count, at).T).T.astype(np.float32, order="C")
+    matrix[np.abs(matrix) < _LEAST] = 0  # denormal numbers would take a hundred times as long
+    return matrix
+
+
+def _basis(count: int, at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the four cubic B-splines around each coordinate: (len(at), count), mirrored at both ends."""
     at = np.clip(at, 0, count - 1)
     first = np.floor(at).astype(int) - 1
     t = at - np.floor(at)
     taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6
     basis = np.zeros((len(at), count))
     for offset, weight in enumerate(taps):
-        index = np.abs(first + offset)  # mirrored at both ends
+        index = np.abs(first + offset)
         index = (count - 1) - np.abs((count - 1) - index)
         np.add.at(basis, (np.arange(len(at)), index), weight)
-    prefilter = ndimage.spline_filter1d(np.eye(count), order=3, axis=0, mode="mirror")
-    matrix: Matrix = (basis @ prefilter).astype(np.float32)
-    return matrix
+    return basis
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Some of the new samples along an axis, as combinations of those old ones that weigh more than 1e-8."""
+
+    new: slice
+    old: slice
+    matrix: Matrix
+
+
+def _bands(count: int, at: npt.NDArray[np.float64]) -> list[_Band]:
+    """Return the bands of an axis. To what lies within `_REACH` samples, the spline of those samples is the whole."""
+    at = np.clip(at, 0, count - 1)
+    bands = []
+    for start in range(0, len(at), _ROWS):
+        part = at[start : start + _ROWS]
+        low, high = max(0, int(part[0]) - _REACH), min(count, int(part[-1]) + 2 + _REACH)
+        bands.append(_Band(slice(start, start + len(part)), slice(low, high), cubic_matrix(high - low, part - low)))
+    return bands
+
+
+def _is_kept(count: int, at: npt.NDArray[np.float64]) -> bool:
+    """Return whether the samples of an axis stay as they are."""
+    return len(at) == count and bool(np.abs(at - np.arange(count)).max() < 1e-6)
 
 
 def resample_image(array: npt.NDArray[Any], grid: Geometry, onto: Geometry) -> npt.NDArray[np.float32]:
     """Return intensities (C, I, J, K) of `grid` at the voxels of `onto`, by cubic B-splines, as float32.
 
-    Voxels of `onto` outside `grid` repeat its border.
+    Voxels of `onto` outside `grid` repeat its border. Beside the result only some planes of it are in memory, and a
+    scan stored in another order gives the same bits.
     """
     at = coordinates(grid, onto)
-    out = np.asarray(array, np.float32)
-    for axis in sorted(range(3), key=lambda a: onto.shape[a] / grid.shape[a]):  # shrink first
-        if len(at[axis]) == grid.shape[axis] and np.abs(at[axis] - np.arange(len(at[axis]))).max() < 1e-6:
-            continue
-        matrix = cubic_matrix(grid.shape[axis], at[axis])
-        out = np.moveaxis(np.tensordot(matrix, out, axes=(1, 1 + axis)), 0, 1 + axis)
-    return np.ascontiguousarray(out)
+    bands = [_bands(count, places) for count, places in zip(grid.shape, at, strict=True)]
+    kept = [_is_kept(count, places) for count, places in zip(grid.shape, at, strict=True)]
+    first, *others = sorted(range(3), key=lambda axis: (kept[axis], onto.shape[axis] / grid.shape[axis]))
+    out = np.empty((len(array), *onto.shape), np.float32)
+    for channel, into in zip(array, out, strict=True):
+        for band in bands[first]:
+            planes = _planes(channel, first, band)
+            for axis in others:
+                planes = planes if kept[axis] else _along(axis, bands[axis], planes)
+            into[_span(first, band.new)] = planes
+    return out
+
+
+def _planes(channel: npt.NDArray[Any], axis: int, band: _Band) -> npt.NDArray[np.float32]:
+    """Return the new samples of one band along one axis, converting what it needs of the scan bit by bit."""
+    needed = channel[_span(axis, band.old)]
+    alone = _Band(slice(0, len(band.matrix)), slice(None), band.matrix)
+    shape = [len(band.matrix) if other == axis else count for other, count in enumerate(needed.shape)]
+    out = np.empty(shape, np.float32)
+    across = 1 if axis == 0 else 0
+    step = max(1, _CONVERTED * shape[across] // needed.size)
+    for start in range(0, shape[across], step):
+        part = _span(across, slice(start, start + step))
+        out[part] = _along(axis, [alone], in_c_order(needed[part], np.float32))
+    return out
+
+
+def _along(axis: int, bands: Sequence[_Band], array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return an array in C order with the new samples of one axis."""
+    shape = [bands[-1].new.stop if other == axis else count for other, count in enumerate(array.shape)]
+    out = np.empty(shape, np.float32)
+    inner = prod(shape[axis + 1 :])
+    old, new = (each.reshape(-1, each.shape[axis], inner) for each in (array, out))
+    for band in bands:
+        if inner == 1:
+            np.matmul(old[:, band.old, 0], band.matrix.T, out=new[:, band.new, 0])
+        else:
+            np.matmul(band.matrix, old[:, band.old], out=new[:, band.new])
+    return out
+
+
+def _span(axis: int, span: slice) -> tuple[slice, ...]:
+    return tuple(span if other == axis else slice(None) for other in range(3))
 
 
 @dataclass(frozen=True)
@@ -92,7 +166,8 @@ class Taps:
         """Return the taps for coordinates `at` among `count` samples; beyond the ends the border is repeated."""
         at = np.clip(at, 0, count - 1)
         lower = np.floor(at).astype(np.intp)
-        return cls(lower, np.minimum(lower + 1, count - 1), (at - lower).astype(np.float32))
+        fraction = (at - lower).astype(np.float32)
+        return cls(lower, np.minimum(lower + (fraction > 0), count - 1), fraction)
 
     @property
     def exact(self) -> bool:

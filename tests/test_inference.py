@@ -12,7 +12,8 @@ import medseg
 from medseg.errors import DeviceError
 from medseg.geometry import Geometry
 from medseg.inference import Predictor, gaussian_weights, load_network, window_starts
-from medseg.inference.backends.choice import How, open_backend
+from medseg.inference.backends import How
+from medseg.inference.backends.choice import open_backend
 from medseg.inference.device import choose
 from medseg.inference.engine import Pass
 from medseg.inference.windows import Windows

@@ -1,4 +1,4 @@
-"""`medseg models`: which models and networks there are, what they are for, and whether a file is sound."""
+"""`medseg models`: which there are, what they are for, whether a file is sound, and the forms that run fastest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 from medseg.errors import BundleError
 
-models = typer.Typer(help="List, show, verify and add models.", no_args_is_help=True, rich_markup_mode=None)
+models = typer.Typer(
+    help="List, show, verify, add, optimize and export models.", no_args_is_help=True, rich_markup_mode=None
+)
 Model = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A model by name or file.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file of medseg.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -96,3 +98,72 @@ def add_model(file: File, debug: Debug = False) -> None:
     from medseg.zoo import add, store
 
     print(f"added {add(file)} to {store()}")
+
+
+@models.command("optimize")
+def optimize(
+    model: Model,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="P", help="float32, bfloat16 (where the CPU has units), or int8.")
+    ] = "float32",
+    mirror: Annotated[bool, typer.Option("--mirror", help="For `medseg predict --mirror`.")] = False,
+    disagreement: Annotated[
+        bool, typer.Option("--disagreement", help="With how much members disagree, for maps of uncertainty.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads to time with.")
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option("--calibrate", metavar="SCAN", help="A scan or a folder of scans to scale int8 by; repeat."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove what was made for this model.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make the form of a model that is fastest on this CPU, compare it with torch, and keep it for `medseg predict`.
+
+    bfloat16 and int8 change a few voxels at the borders of structures: compare their label maps with those of float32
+    on scans of yours before you use them.
+    """
+    from medseg.bundle import Bundle
+    from medseg.cli.optimizing import optimize_stage
+    from medseg.inference import optimised
+    from medseg.zoo import find
+
+    bundle = Bundle.load(find(model))
+    stages = [stage for stage in (bundle.stage_that_locates(), bundle) if stage]
+    if remove:
+        there = [optimised.remove(stage) for stage in stages]
+        print(f"{bundle.card.name}: {'removed' if any(there) else 'there was nothing to remove'}")
+        return
+    from medseg.kernels.host import compile_now
+
+    for stage in stages:
+        optimize_stage(
+            stage,
+            calibrate or [],
+            precision=precision,
+            mirror=mirror,
+            disagreement=disagreement and stage is bundle,
+            threads=threads,
+        )
+    compile_now()
+
+
+@models.command("export")
+def export_model(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write, such as net.onnx.")],
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Let it ask its members about mirrored windows too.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write all members of a model as one ONNX network; its metadata say how scans are prepared for it."""
+    from medseg.bundle import Bundle
+    from medseg.inference.onnx_file import export
+    from medseg.zoo import find
+
+    bundle = Bundle.load(find(model))
+    export(bundle, output, mirror=mirror)
+    print(f"wrote {output}: {bundle.card.name} {bundle.card.version}, sha256 {bundle.sha256}")

@@ -12,7 +12,7 @@ from medseg.boxes import box_around
 from medseg.bundle import Bundle
 from medseg.errors import UsageError
 from medseg.geometry import tuple_of_three
-from medseg.inference.backends.choice import How
+from medseg.inference.backends import How
 from medseg.inference.estimate import Estimate, estimate
 from medseg.inference.stage import Stage
 from medseg.kernels import Host

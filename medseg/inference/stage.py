@@ -12,7 +12,8 @@ import numpy as np
 from medseg.bundle import Bundle
 from medseg.errors import MemoryLimit
 from medseg.geometry import Geometry
-from medseg.inference.backends.choice import How, open_backend
+from medseg.inference.backends import How
+from medseg.inference.backends.choice import open_backend
 from medseg.inference.engine import Pass
 from medseg.inference.memory import Need, available, forget_peak, peak, resident
 from medseg.inference.windows import Windows

@@ -12,14 +12,15 @@ from typing import Any
 
 import numba
 import numpy as np
-import platformdirs
 from numba import types
 from numba.extending import intrinsic
 
 from medseg.kernels import plain
+from medseg.kernels.host import FOLDER
 from medseg.kernels.plain import CERTAIN, Array, Taps
 
-_FOLDER = platformdirs.user_cache_path("medseg") / "kernels"
+_CONFIG: Any = numba.config
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy"}  # Python's own model looks at each divisor and is slow
 _GAP = 16  # columns, one line of the processor's cache: stretches of a row that are closer are computed as one
 _TILE = 16  # planes, likewise: of an answer whose fastest axis they are, that many are read together
 
@@ -34,19 +35,21 @@ _PLANE, _PLANE_COUNTS = _array(types.float32, 3), _array(types.float32, 2, chang
 _SETTLED = _array(types.float32, 3, changed=False)
 _INDEX, _FRACTION = types.Array(types.uint32, 1, "C"), types.Array(types.float32, 1, "C", readonly=True)
 _LABELS = (types.uint8, types.uint16)
+_FLOAT, _LABEL_TYPES = np.dtype(np.float32), (np.uint8, np.uint16)
 
 
 def _compiled(*signatures: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles a loop for some types of arguments, or loads it from the cache."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_FOLDER)
+        before, _CONFIG.CACHE_DIR = _CONFIG.CACHE_DIR, str(FOLDER)
         try:
-            loop = numba.njit(nogil=True, error_model="numpy", cache=_writable())(function)
+            loop = numba.njit(cache=_writable(), **_OPTIONS)(function)
         finally:
-            numba.config.CACHE_DIR = before  # whoever else uses numba keeps a folder of their own
+            _CONFIG.CACHE_DIR = before  # whoever else uses numba keeps a folder of their own
         for signature in signatures:
             loop.compile(signature)
+        loop.disable_compile()  # no further types: a call never waits
         return loop
 
     return decorate
@@ -54,7 +57,7 @@ def _compiled(*signatures: tuple[Any, ...]) -> Callable[[Callable[..., Any]], An
 
 def _writable() -> bool:
     try:
-        _FOLDER.mkdir(parents=True, exist_ok=True)
+        FOLDER.mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
     return True
@@ -62,11 +65,10 @@ def _writable() -> bool:
 
 def _part(function: Callable[..., Any]) -> Any:
     """Compile a step of the loops below, wherever they take it."""
-    return numba.njit(nogil=True, error_model="numpy")(function)
+    return numba.njit(**_OPTIONS)(function)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _packed(_: Any, row: Any) -> Any:
+def _as_packed(_: Any, row: Any) -> Any:
     """Tell the compiler that the values of a row lie side by side, so that it takes several at a time."""
 
     def same(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -74,6 +76,9 @@ def _packed(_: Any, row: Any) -> Any:
         return values[0]
 
     return row.copy(layout="C")(row), same
+
+
+_packed: Any = intrinsic(_as_packed)
 
 
 @_part
@@ -91,30 +96,35 @@ def _choose(values: Array, channel: int, best: Array, label: Array) -> None:
         label[c] = number if larger else label[c]
 
 
+@_part
+def _add_turned(slab: Array, answer: Array, weights: Array, tile: Array) -> None:
+    """Add rows of an answer whose values do not lie side by side."""
+    count, columns = len(slab), slab.shape[2]
+    for b in range(slab.shape[1]):
+        for c in range(columns):
+            for p in range(count):
+                tile[p, c] = answer[p, b, c]
+        for p in range(count):
+            _add(_packed(slab[p, b]), tile[p], _packed(weights[p, b]))
+
+
 @_compiled((_SUMS, _COUNTS, _ANSWER, _WEIGHTS))
 def _blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
-    planes, channels, rows, columns = answer.shape
+    planes, channels, rows, columns = slab.shape
+    ones = np.ones(columns, np.float32)
     for p in range(planes):
         for b in range(rows):
-            total, weight = _packed(counts[p, b]), _packed(weights[p, b])
-            for c in range(columns):
-                total[c] += weight[c]
-    if answer.strides[3] == answer.itemsize or columns == 1:
+            _add(_packed(counts[p, b]), _packed(weights[p, b]), ones)
+    if answer.strides[3] == answer.itemsize:
         for p in range(planes):
             for m in range(channels):
                 for b in range(rows):
                     _add(_packed(slab[p, m, b]), _packed(answer[p, m, b]), _packed(weights[p, b]))
-        return
-    tile = np.empty((_TILE, columns), np.float32)
-    for m in range(channels):
-        for b in range(rows):
-            for start in range(0, planes, _TILE):
-                count = min(_TILE, planes - start)
-                for c in range(columns):
-                    for p in range(count):
-                        tile[p, c] = answer[start + p, m, b, c]
-                for p in range(count):
-                    _add(_packed(slab[start + p, m, b]), tile[p], _packed(weights[start + p, b]))
+    else:
+        tile = np.empty((_TILE, columns), np.float32)
+        for m in range(channels):
+            for p in range(0, planes, _TILE):
+                _add_turned(slab[p : p + _TILE, m], answer[p : p + _TILE, m], weights[p : p + _TILE], tile)
 
 
 @_compiled(*((_PLANE, _PLANE_COUNTS, _array(kind, 2), types.int64) for kind in _LABELS))
@@ -259,14 +269,23 @@ def _between(  # noqa: PLR0913, PLR0917 - arrays one by one compile in half the 
             out[r, i] = found[i]
 
 
-def _usable(*arrays: Array) -> bool:
-    """Whether the values of each row lie side by side."""
-    return all(array.strides[-1] == array.itemsize for array in arrays)
+def _suit(kind: np.dtype[Any], *arrays: Array) -> bool:
+    """Whether arrays have one type, and rows whose values lie side by side."""
+    return all(array.dtype == kind and array.strides[-1] == array.itemsize for array in arrays)
+
+
+# What a loop is not made for goes to its plain twin, which knows how to do it or says why not.
 
 
 def blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
     """See `medseg.kernels.plain.blend`."""
-    if _usable(slab, counts, weights):
+    planes, _, *plane = slab.shape
+    if (
+        _suit(_FLOAT, slab, counts, weights)
+        and answer.dtype == _FLOAT
+        and slab.shape == answer.shape
+        and counts.shape == weights.shape == (planes, *plane)
+    ):
         _blend(slab, counts, answer, weights)
     else:
         plain.blend(slab, counts, answer, weights)
@@ -274,7 +293,12 @@ def blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
 
 def settle(plane: Array, counts: Array, labels: Array, channels: int) -> None:
     """See `medseg.kernels.plain.settle`."""
-    if _usable(plane, counts, labels):
+    if (
+        _suit(_FLOAT, plane, counts)
+        and labels.dtype in _LABEL_TYPES
+        and _suit(labels.dtype, labels)
+        and counts.shape == labels.shape == plane.shape[1:]
+    ):
         _settle(plane, counts, labels, channels)
     else:
         plain.settle(plane, counts, labels, channels)
@@ -289,12 +313,27 @@ def between(
     out: Array,
 ) -> None:
     """See `medseg.kernels.plain.between`."""
-    if _usable(*planes, *labels):
-        _between(*planes, *labels, fraction, *_taps(rows), *_taps(columns), out)
+    (lower, upper), (lower_labels, upper_labels) = planes, labels
+    if (
+        _suit(_FLOAT, *planes)
+        and out.dtype in _LABEL_TYPES
+        and _suit(out.dtype, *labels)
+        and lower.shape == upper.shape
+        and lower_labels.shape == upper_labels.shape == lower.shape[1:]
+        and out.shape == (_points(rows, lower.shape[1]), _points(columns, lower.shape[2]))
+    ):
+        _between(lower, upper, lower_labels, upper_labels, fraction, *_indexed(rows), *_indexed(columns), out)
     else:
         plain.between(planes, labels, fraction, rows, columns, out)
 
 
-def _taps(taps: Taps) -> Taps:
+def _points(taps: Taps, size: int) -> int:
+    """Return how many points taps are for, -1 if they do not fit the axis."""
+    lower, upper, fraction = taps
+    inside = all(index.min(initial=0) >= 0 and index.max(initial=0) < size for index in (lower, upper))
+    return len(fraction) if inside and len(lower) == len(upper) == len(fraction) and fraction.dtype == _FLOAT else -1
+
+
+def _indexed(taps: Taps) -> Taps:
     lower, upper, fraction = taps
     return lower.astype(np.uint32), upper.astype(np.uint32), np.ascontiguousarray(fraction)

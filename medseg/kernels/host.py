@@ -1,19 +1,74 @@
-"""The host: numpy arrays and several threads."""
+"""The host: numpy arrays, several threads, and compiled loops as soon as they are ready."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from importlib.util import find_spec
+from threading import Lock, Thread
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import platformdirs
 
 from medseg.kernels import plain
 from medseg.kernels.plain import Array, Taps
 
 T = TypeVar("T")
+
+FOLDER = platformdirs.user_cache_path("medseg") / "kernels"  # of compiled loops
+# In voxels x channels. Around the network, the plain loops need some 20 ns for one of them and the compiled ones 8
+# (windows that overlap by half, benchmarked on one core). Loading them takes 0.7 s of a core, compiling them 6 s.
+_PAYS_LOADING = 1e8
+_PAYS_COMPILING = 1e9
+
+
+class _Loops:
+    """The loops of this process: plain ones until the compiled ones are there."""
+
+    def __init__(self) -> None:
+        self.module: ModuleType = plain
+        self._thread: Thread | None = None
+        self._lock = Lock()
+
+    def compile(self) -> bool:
+        """Compile or load the loops, and return whether that was possible."""
+        if find_spec("numba") is None:
+            return False
+        try:
+            self.module = importlib.import_module("medseg.kernels.compiled")
+        except Exception:  # noqa: BLE001 - whatever is wrong with an installation of numba, the plain loops give the same
+            return False
+        return True
+
+    def compile_beside(self) -> None:
+        """Begin to do so in another thread, once; it ends with the process."""
+        with self._lock:
+            if self._thread is None and find_spec("numba") is not None:
+                self._thread = Thread(target=self.compile, name="medseg-compile", daemon=True)
+                self._thread.start()
+
+
+_LOOPS = _Loops()
+
+
+def compile_now() -> bool:
+    """Compile the loops, or load them, before going on; return whether numba is there to do so."""
+    return _LOOPS.compile()
+
+
+def cores() -> int:
+    """Return on how many processor cores this process may run."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Host:
@@ -22,12 +77,24 @@ class Host:
     Parameters
     ----------
     threads : int, optional
-        As many as the process may use when left out.
+        As many as the process has cores when left out.
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+
+    def expect(self, work: float) -> None:
+        """Begin to prepare the compiled loops beside other work, where so much is to come that it pays.
+
+        Parameters
+        ----------
+        work : float
+            Voxels times channels of the answer.
+        """
+        compiled_before = next(FOLDER.glob("*/*.nbc"), None) is not None
+        if work >= (_PAYS_LOADING if compiled_before else _PAYS_COMPILING):
+            _LOOPS.compile_beside()
 
     def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Return an array of zeros."""
@@ -43,17 +110,30 @@ class Host:
         return own
 
     def each(self, work: Callable[[T], None], items: Iterable[T]) -> None:
-        """Do some work for each item, several at the same time."""
-        for _ in self._pool.map(work, items) if self._pool else map(work, items):
-            pass
+        """Do some work for each item, several at the same time; work that itself calls `each` may wait for ever.
+
+        The first exception of an item is raised here, when no item is worked on any more; the rest is left undone.
+        """
+        if self._pool is None:
+            for item in items:
+                work(item)
+            return
+        futures = [self._pool.submit(work, item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
 
     def blend(self, slab: Array, counts: Array, answer: Array, weights: Array) -> None:
         """See `medseg.kernels.plain.blend`."""
-        plain.blend(slab, counts, answer, weights)
+        _LOOPS.module.blend(slab, counts, answer, weights)
 
     def settle(self, plane: Array, counts: Array, labels: Array, channels: int) -> None:
         """See `medseg.kernels.plain.settle`."""
-        plain.settle(plane, counts, labels, channels)
+        _LOOPS.module.settle(plane, counts, labels, channels)
 
     def between(
         self,
@@ -65,4 +145,4 @@ class Host:
         out: Array,
     ) -> None:
         """See `medseg.kernels.plain.between`."""
-        plain.between(planes, labels, fraction, rows, columns, out)
+        _LOOPS.module.between(planes, labels, fraction, rows, columns, out)

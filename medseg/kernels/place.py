@@ -14,7 +14,15 @@ T = TypeVar("T")
 
 
 class Place(Protocol):
-    """Where the logits of a pass live."""
+    """Where the logits of a pass live.
+
+    Parameters
+    ----------
+    threads : int
+        How many items of work `each` does at the same time.
+    """
+
+    threads: int
 
     def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Return an array of zeros."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 Array = Any  # numpy.ndarray or torch.Tensor
 Taps = tuple[Array, Array, Array]  # lower (N,), upper (N,) and fraction (N,), as in `medseg.resampling.Taps`
 
 CERTAIN = 20.0  # logit of background, against 0 of all labels, where no window looked
-_GATHERED = 1 << 22  # values gathered at a time
+_AT_ONCE = 1 << 17  # values gathered at a time: few enough for the processor's cache
+_ON_DEVICE = 1 << 22  # likewise: enough to keep a graphics card busy
 
 
 def blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
@@ -48,9 +51,9 @@ def settle(plane: Array, counts: Array, labels: Array, channels: int) -> None:
         Background and labels; what else a plane has takes no part in the choice.
     """
     unseen = counts == 0
-    plane[:] = plane / (counts + unseen)
-    plane[0] += CERTAIN * unseen
-    labels[:] = plane[:channels].argmax(0)
+    plane /= counts + unseen
+    plane[0][unseen] = CERTAIN
+    _choose(plane[:channels], labels)
 
 
 def between(
@@ -80,25 +83,23 @@ def between(
         Is written.
     """
     (up, down, along), (left, right, across) = rows, columns
-    out[:] = labels[0][up][:, left]
-    mixed = out != out  # noqa: PLR0124 - nowhere yet
-    for label in labels:
-        for row in (up, down):
-            for column in (left, right):
-                mixed |= label[row][:, column] != out
+    first = labels[0][up]
+    same = (first == labels[0][down]) & (first == labels[1][up]) & (first == labels[1][down])
+    out[:] = first[:, left]
+    mixed = ~(same[:, left] & same[:, right]) | (out != first[:, right])
     width = planes[0].shape[2]
     corners = [(row[:, None] * width + column)[mixed] for row in (up, down) for column in (left, right)]
     along, across = (along[:, None] + 0 * across)[mixed], (0 * along[:, None] + across)[mixed]
     flat = [plane.reshape(len(plane), -1) for plane in planes]
     found = out[mixed]
-    step = max(1, _GATHERED // len(flat[0]))
+    step = max(1, (_AT_ONCE if isinstance(found, np.ndarray) else _ON_DEVICE) // len(flat[0]))
     for start in range(0, len(found), step):
         part = slice(start, start + step)
         above, above_right, below, below_right = (
             _mix(flat[0][:, corner[part]], flat[1][:, corner[part]], fraction) for corner in corners
         )
         left_side, right_side = _mix(above, below, along[part]), _mix(above_right, below_right, along[part])
-        found[part] = _mix(left_side, right_side, across[part]).argmax(0)
+        _choose(_mix(left_side, right_side, across[part]), found[part])
     out[mixed] = found
 
 
@@ -112,3 +113,16 @@ def plane_between(planes: tuple[Array, Array], fraction: float, rows: Taps, colu
 
 def _mix(a: Array, b: Array, fraction: Array | float) -> Array:
     return a + (b - a) * fraction
+
+
+def _choose(values: Array, labels: Array) -> None:
+    """Write the first of the largest channels."""
+    if not isinstance(values, np.ndarray):
+        labels[:] = values.argmax(0)
+        return
+    best = values[0].copy()  # channel by channel: numpy's argmax along the first axis takes several times as long
+    labels[:] = 0
+    for number, channel in enumerate(values[1:], start=1):
+        larger = channel > best
+        np.maximum(best, channel, out=best)
+        np.maximum(labels, larger * labels.dtype.type(number), out=labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,3 +36,29 @@ class Backend(Protocol):
 
     def free(self) -> None:
         """Give back memory that is kept for later calls."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What the user asked for.
+
+    Parameters
+    ----------
+    device : str
+        'auto' (CUDA, then MPS, then CPU), 'cpu', 'cuda', 'cuda:1' or 'mps'.
+    backend : str
+        'auto', 'torch', 'compiled' (torch, compiled first) or 'openvino' (CPU).
+    precision : str, optional
+        'float32', 'float16', 'bfloat16' or 'int8'; 'float16' on CUDA when left out, elsewhere 'float32', or what
+        `medseg models optimize` was told.
+    mirror : bool
+        Ask the network about mirrored windows too.
+    threads : int, optional
+        Of the CPU.
+    """
+
+    device: str = "auto"
+    backend: str = "auto"
+    precision: str | None = None
+    mirror: bool = False
+    threads: int | None = None

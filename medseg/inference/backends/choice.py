@@ -4,42 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, get_args
 
 from medseg.bundle import Bundle
 from medseg.errors import UsageError
-from medseg.inference.backends import Backend
+from medseg.inference import optimised
+from medseg.inference.backends import Backend, How
 from medseg.kernels import Host
 
 Name = Literal["auto", "torch", "compiled", "openvino"]
-
-
-@dataclass(frozen=True)
-class How:
-    """What the user asked for.
-
-    Parameters
-    ----------
-    device : str
-        'auto' (CUDA, then MPS, then CPU), 'cpu', 'cuda', 'cuda:1' or 'mps'.
-    backend : str
-        'auto', 'torch', 'compiled' (torch, compiled first) or 'openvino' (CPU).
-    precision : str, optional
-        'float32', 'float16', 'bfloat16' or 'int8'; 'float16' on CUDA when left out, elsewhere 'float32', or what
-        `medseg models optimize` was told.
-    mirror : bool
-        Ask the network about mirrored windows too.
-    threads : int, optional
-        Of the CPU.
-    """
-
-    device: str = "auto"
-    backend: str = "auto"
-    precision: str | None = None
-    mirror: bool = False
-    threads: int | None = None
 
 
 def open_backend(
@@ -58,13 +32,8 @@ def open_backend(
     if how.backend == "openvino" and not on_cpu:
         raise UsageError("OpenVINO runs on the CPU here", hint="use --device cpu, or --backend torch")
     if how.backend in {"auto", "openvino"} and on_cpu:
-        try:  # TEMPORARY until optimised.py is there
-            from medseg.inference import optimised
-
-            backend = optimised.open_form(bundle, how, host, disagreement=disagreement)
-        except (ImportError, AttributeError):
-            backend = None
-        if backend or how.backend == "openvino":
+        backend = optimised.open_form(bundle, how, host, disagreement=disagreement)
+        if backend:
             return backend, ()
     return _torch(bundle, how, host, disagreement=disagreement), _advice(bundle, how, on_cpu=on_cpu)
 

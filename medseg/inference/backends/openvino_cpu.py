@@ -45,7 +45,7 @@ def convert(network: Any, shape: Sequence[int]) -> Network:
     import torch
 
     with warnings.catch_warnings(), torch.no_grad():
-        for category in (torch.jit.TracerWarning, DeprecationWarning, FutureWarning):
+        for category in (torch.jit.TracerWarning, DeprecationWarning):  # type: ignore[attr-defined]
             warnings.simplefilter("ignore", category)  # our checks of the shape may become constants: there is but one
         traced = torch.jit.trace(network, torch.zeros(*shape), check_trace=False, strict=False)
         return openvino.convert_model(traced, input=[list(shape)])
@@ -143,7 +143,8 @@ class OpenVinoBackend:
 
 def _openvino() -> Any:
     """Return the module, imported without its telemetry."""
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - the import system's own word for "not there"
+    modules: dict[str, Any] = sys.modules
+    modules["openvino_telemetry"] = None  # to the import system: it is not there
     try:
         import openvino
     except ImportError:
