@@ -114,7 +114,7 @@ def test_every_plan_builds_fits_and_survives_its_way_through_json(name, machine)
     with torch.device("meta"):
         answer = new_network(plan).eval()(torch.zeros(1, len(plan.channels), *plan.patch[: plan.axes]))
     assert answer.shape == (1, len(plan.atoms) + 1, *plan.patch[: plan.axes])
-    assert all(axis < plan.axes for axis in planned.mirror)
+    assert all(axis < plan.axes for axis in planned.plan.mirror)
     assert planned.batch >= 2
 
 
@@ -214,7 +214,7 @@ def test_pictures_are_planned_in_two_axes_without_a_spacing():
     planned = chosen(FUNDUS, dataset("vessel", channels=("red", "green", "blue")), machine=GPU)
     plan = planned.plan
     assert (plan.axes, plan.spacing, plan.orientation, plan.patch[2], plan.crop) == (2, None, "RAS", 1, None)
-    assert planned.mirror == (0, 1)
+    assert planned.plan.mirror == (0, 1)
     assert [channel.name for channel in plan.channels] == ["red", "green", "blue"]
     assert "a colour" in reason(planned, "channel green")
     assert "as stored" in reason(planned, "spacing")
@@ -227,9 +227,9 @@ def test_a_sagittal_slice_lies_in_the_plane_of_the_network():
     assert (planned.plan.axes, planned.plan.orientation) == (2, "ASR")
     assert planned.plan.patch == (256, 208, 1)
     assert planned.plan.spacing == (1, 1, 5)
-    assert planned.mirror == ()  # left and right are not in the plane
+    assert planned.plan.mirror == ()  # left and right are not in the plane
     coronal = chosen(survey([(256, 3, 200)] * 5, (1, 8, 1)))
-    assert (coronal.plan.axes, coronal.plan.orientation, coronal.mirror) == (2, "RSA", (0,))
+    assert (coronal.plan.axes, coronal.plan.orientation, coronal.plan.mirror) == (2, "RSA", (0,))
 
 
 @pytest.mark.parametrize(
@@ -289,11 +289,11 @@ def test_a_blanked_background_is_cropped_unless_labels_or_ct_speak_against_it():
 
 
 def test_sided_labels_are_never_mirrored():
-    assert chosen(HEADS).mirror == (0,)
+    assert chosen(HEADS).plan.mirror == (0,)
     planned = chosen(HEADS, dataset("hippocampus_left", "hippocampus_right"))
-    assert planned.mirror == ()
+    assert planned.plan.mirror == ()
     assert "hippocampus_left and 1 other" in reason(planned, "mirroring")
-    assert chosen(FUNDUS, dataset("left_eye")).mirror == ()
+    assert chosen(FUNDUS, dataset("left_eye")).plan.mirror == ()
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_scans_are_mirrored_only_if_a_mirrored_one_could_be_one_of_them(mirrored
             scan = scan[:, ::-1]
         cases.append(replace(case, coarse=coarse(scan)))
     planned = plan_training(Survey(tuple(cases)), dataset("organ"), Wishes(), CPU)
-    assert planned.mirror == ((0,) if mirrored else ())
+    assert planned.plan.mirror == ((0,) if mirrored else ())
     why = next(choice for choice in planned.choices if choice.what == "mirroring").why
     assert ("look like the others" if mirrored else "unlike the others in 100%") in why
 

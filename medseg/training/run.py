@@ -241,7 +241,7 @@ class _Training:
             schedule=request.schedule,
             rate=request.rate or _RATES[request.optimizer],
             weight_decay=_DECAYS[request.optimizer],
-            mirror=self.setup.mirror,
+            mirror=self.setup.plan.mirror,
             patience=request.patience,
             freeze=request.freeze,
             seed=request.seed + member,

@@ -47,8 +47,6 @@ class Setup:
         Of the members.
     batch : int
         Patches in a step.
-    mirror : tuple of int
-        Axes along which patches are mirrored.
     splits : tuple of Split
         For each member, the cases that it learns from, and those held back.
     survey : dict
@@ -60,7 +58,6 @@ class Setup:
     legend: Legend
     plan: Plan
     batch: int
-    mirror: tuple[int, ...]
     splits: tuple[Split, ...]
     survey: dict[str, Any]
 
@@ -128,7 +125,6 @@ def _setup(request: Request, checked: Checked, planned: Planned) -> Setup:
         legend=legend,
         plan=planned.plan,
         batch=planned.batch,
-        mirror=planned.mirror,
         splits=tuple(_splits(request, dataset.cases)),
         survey=checked.survey.as_record(),
     )
@@ -174,7 +170,6 @@ def _from_data(data: dict[str, Any]) -> Setup:
         ),
         plan=Plan.parse(data["plan"]),
         batch=data["batch"],
-        mirror=tuple(data["mirror"]),
         splits=tuple((learned, held) for learned, held in data["splits"]),
         survey=data["survey"],
     )

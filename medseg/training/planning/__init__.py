@@ -35,15 +35,12 @@ class Planned:
         What goes into the bundle.
     batch : int
         Patches in each step.
-    mirror : tuple of int
-        The plan's axes along which patches may be mirrored.
     choices : tuple of Choice
         Everything that was decided, and why.
     """
 
     plan: Plan
     batch: int
-    mirror: tuple[int, ...]
     choices: tuple[Choice, ...]
 
 
@@ -86,7 +83,7 @@ def plan_training(survey: Survey, dataset: Dataset, wishes: Wishes, machine: Mac
     )
     fit = fit_network(draft, grid, wishes, machine)
     overlap = _WHOLE_OVERLAP if grid.covered_by(fit.patch) else _OVERLAP
-    chosen: dict[str, Any] = {"patch": fit.patch, "network": fit.network, "overlap": overlap}
+    chosen: dict[str, Any] = {"patch": fit.patch, "network": fit.network, "overlap": overlap, "mirror": mirror}
     plan = Plan.parse(draft.model_copy(update=chosen).model_dump(mode="json"))
     about_fit = why_fit(fit, grid, wishes, machine)
     about_overlap = Choice(
@@ -95,7 +92,7 @@ def plan_training(survey: Survey, dataset: Dataset, wishes: Wishes, machine: Mac
         "one window covers a typical scan" if overlap == _WHOLE_OVERLAP else "a scan needs several windows",
     )
     choices = (*about_grid, *about_channels, about_crop, about_labels, *about_fit, about_overlap, about_mirror)
-    return Planned(plan, fit.batch, mirror, choices)
+    return Planned(plan, fit.batch, choices)
 
 
 def describe(planned: Planned) -> list[str]:
