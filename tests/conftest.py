@@ -76,6 +76,12 @@ def rotation(seed: int) -> np.ndarray:
     return q * np.array([1, 1, np.linalg.det(q)])
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Forms that the user has made for this machine must not answer for torch."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def sample() -> Path:
     """The T1 crop around the left hippocampus of Colin27."""

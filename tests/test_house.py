@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medseg"
 FLOORS = {
     "errors": 0, "progress": 0,
-    "atomic": 1, "boxes": 1, "geometry": 1, "kernels": 1, "networks": 1, "pieces": 1,
+    "atomic": 1, "boxes": 1, "geometry": 1, "kernels": 1, "networks": 1, "pieces": 1, "strides": 1,
     "gate": 2, "metrics": 2, "plan": 2, "resampling": 2,
     "volume": 3, "bundle": 3,
     "dicom": 4, "postprocess": 4, "prepare": 4, "restore": 4, "zoo": 4,

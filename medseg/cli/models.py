@@ -87,8 +87,9 @@ def verify(file: File, debug: Debug = False) -> None:
     from medseg.inference import load_network
 
     bundle = Bundle.load(file)
-    for member in range(len(bundle.members)):
-        load_network(bundle, member)
+    for stage in filter(None, (bundle.stage_that_locates(), bundle)):
+        for member in range(len(stage.members)):
+            load_network(stage, member)
     print(f"{file}: sound; {bundle.card.name} {bundle.card.version}, sha256 {bundle.sha256}")
 
 
@@ -107,9 +108,7 @@ def optimize(
         str, typer.Option("--precision", metavar="P", help="float32, bfloat16 (where the CPU has units), or int8.")
     ] = "float32",
     mirror: Annotated[bool, typer.Option("--mirror", help="For `medseg predict --mirror`.")] = False,
-    disagreement: Annotated[
-        bool, typer.Option("--disagreement", help="With how much members disagree, for maps of uncertainty.")
-    ] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="For `medseg predict --uncertainty`.")] = False,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads to time with.")
     ] = None,
@@ -144,7 +143,7 @@ def optimize(
             calibrate or [],
             precision=precision,
             mirror=mirror,
-            disagreement=disagreement and stage is bundle,
+            disagreement=uncertainty and stage is bundle and (mirror or len(bundle.members) > 1),
             threads=threads,
         )
     compile_now()
@@ -160,10 +159,12 @@ def export_model(
     debug: Debug = False,
 ) -> None:
     """Write all members of a model as one ONNX network; its metadata say how scans are prepared for it."""
+    from medseg.atomic import check_writable
     from medseg.bundle import Bundle
     from medseg.inference.onnx_file import export
     from medseg.zoo import find
 
     bundle = Bundle.load(find(model))
+    check_writable(output.parent)
     export(bundle, output, mirror=mirror)
     print(f"wrote {output}: {bundle.card.name} {bundle.card.version}, sha256 {bundle.sha256}")

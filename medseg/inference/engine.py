@@ -45,6 +45,8 @@ class Pass:
         Where it looks.
     probabilities : bool
         Write the probabilities too.
+    temperature : float
+        Logits are divided by it before the softmax.
 
     Attributes
     ----------
@@ -65,6 +67,7 @@ class Pass:
         *,
         windows: Windows,
         probabilities: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         self.prepared, self.onto = prepared, onto
         self.plan, self.backend, self.windows = plan, backend, windows
@@ -74,6 +77,7 @@ class Pass:
             axes=windows.axes,
             place=backend.place,
             probabilities=probabilities,
+            temperature=temperature,
         )
         weights = gaussian_weights(windows.patch).transpose(windows.axes)
         self._weights = backend.place.put(np.ascontiguousarray(weights))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medseg.geometry import Geometry, tuple_of_three
 from medseg.inference.engine import Pass
 from medseg.inference.stage import Stage
+from medseg.inference.uncertainty import Watch
 from medseg.prepare import Prepared
 from medseg.restore import Placement
 from medseg.volume import Volume
@@ -49,6 +50,7 @@ def estimate(
     overlap: float | None = None,
     memory: int | None = None,
     probabilities: bool = False,
+    watch: Watch | None = None,
 ) -> Estimate:
     """Return what a pass would take; arguments as of `Stage.run`.
 
@@ -58,7 +60,8 @@ def estimate(
         If it would not fit.
     """
     windows = stage.windows(prepared, overlap)
-    need = stage.need(windows, onto, probabilities=probabilities)
+    need = stage.need(windows, onto, probabilities=probabilities, maps=watch.maps if watch else 0)
+    need = replace(need, working=stage.working)
     strips = need.strips_within(stage.limit(memory))
     whole = Pass(prepared, onto, stage.plan, stage.backend, windows=windows)
     corners = [corner for strip in windows.strips(strips) for corner in strip.corners]
@@ -66,7 +69,9 @@ def estimate(
     part, region = _middle(prepared, onto, windows.patch)
     for _ in range(2):  # the first call of a network is slower than all others
         sample = Pass(part, region, stage.plan, stage.backend, windows=stage.windows(part, overlap))
-        sample.run()
+        if watch:
+            watch.begin(part, sample.windows, stage.backend.place)
+        sample.run(watch=watch)
     answered = len(corners) - air
     covered = _covered(prepared.geometry, onto)
     scale = {"network": answered, "blend": answered, "restore": covered / max(1, _covered(part.geometry, region))}

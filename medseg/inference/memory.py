@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from medseg.errors import MemoryLimit, UsageError
@@ -98,6 +99,8 @@ class Need:
         Channels of probabilities that are kept for each voxel of the scan.
     working : int
         What the backend takes for one call, its answer included.
+    maps : int
+        Maps of float32 that are kept on the plan's grid, and then on the scan's.
     """
 
     windows: Windows
@@ -105,11 +108,13 @@ class Need:
     voxels: int
     shares: int
     working: int
+    maps: int = 0
 
     @property
     def lasting(self) -> int:
-        """What stays when the pass is over: the label map, and probabilities."""
-        return self.voxels * ((2 if self.channels > 256 else 1) + 4 * self.shares)
+        """What stays when the pass is over: the label map, probabilities and maps."""
+        kept = self.voxels * ((2 if self.channels > 256 else 1) + 4 * self.shares)
+        return kept + 4 * self.maps * (self.voxels + prod(self.windows.shape))
 
     def slab(self, strips: int) -> int:
         """Return the bytes of the slab, with a plane that is kept for the next ones."""

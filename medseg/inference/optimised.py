@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,7 +108,7 @@ def find(
         manifest = Manifest.parse(json.loads(stem.with_suffix(".json").read_bytes()))
         network = _file(stem, manifest)
         sums = (_sha256(network), _sha256(network.with_suffix(".bin")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         absent = isinstance(error, FileNotFoundError) and not stem.with_suffix(".json").exists()
         return None, "" if absent else f"the optimised form in {stem.parent} is damaged; {again}"
     if sums != (manifest.network, manifest.weights):
@@ -224,6 +225,8 @@ def _file(stem: Path, manifest: Manifest) -> Path:
 
 def _version_of_openvino() -> str:
     """Return the version that is installed, without importing it; empty where there is none."""
+    if find_spec("openvino") is None:
+        return ""
     try:
         return metadata.version("openvino")
     except metadata.PackageNotFoundError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -15,6 +16,7 @@ from medseg.geometry import tuple_of_three
 from medseg.inference.backends import How
 from medseg.inference.estimate import Estimate, estimate
 from medseg.inference.stage import Stage
+from medseg.inference.uncertainty import Doubt, Watch
 from medseg.kernels import Host
 from medseg.postprocess import clean
 from medseg.prepare import Prepared, prepare
@@ -44,6 +46,11 @@ class Prediction:
         What ran the network, as a report names it.
     notes : tuple of str
         What would be faster, and what went otherwise than asked for.
+    uncertainty, disagreement : Volume or None
+        Maps in nats on the scan's grid, where asked for: the entropy of each voxel's probabilities; and how much
+        members and mirrored views disagree, if there are several.
+    expected_dice : dict
+        Of each label that was found, where the model is calibrated for it.
     """
 
     labels: LabelMap
@@ -54,6 +61,9 @@ class Prediction:
     windows: dict[str, int]
     backend: str
     notes: tuple[str, ...] = ()
+    uncertainty: Volume | None = None
+    disagreement: Volume | None = None
+    expected_dice: dict[str, float] = field(default_factory=dict)
 
 
 class Options(TypedDict, total=False):
@@ -124,7 +134,7 @@ class Predictor:
         )
         self._host = Host(options.get("threads"))
         first = bundle.stage_that_locates()
-        self._locator = Stage(first, self._how, self._host) if first else None
+        self._locator = Stage(first, replace(self._how, mirror=False), self._host) if first else None
         self._stage = Stage(bundle, self._how, self._host)
 
     @classmethod
@@ -142,7 +152,15 @@ class Predictor:
         """What would be faster on this machine."""
         return self._stage.advice
 
-    def __call__(self, scan: Volume, *, probabilities: bool = False, progress: Progress = silent) -> Prediction:
+    def __call__(
+        self,
+        scan: Volume,
+        *,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+        watch: Watch | None = None,
+        progress: Progress = silent,
+    ) -> Prediction:
         """Return the label map of a scan, on the scan's own grid.
 
         Parameters
@@ -151,6 +169,10 @@ class Predictor:
             With the channels that the plan names, in its order.
         probabilities : bool
             Return them too; they take 4 bytes for each voxel and label.
+        uncertainty : bool
+            Return its maps too.
+        watch : Watch, optional
+            Is shown the planes of logits as they are closed, instead of what finds uncertainty and expected Dice.
         progress : callable
             Called with the stage ('locate', 'prepare', 'network', 'clean') and the fraction of it that is done.
 
@@ -165,17 +187,21 @@ class Predictor:
         with timed("prepare", seconds, progress):
             prepared = prepare(part, plan)
         progress("network", 0.0)
-        job = self._stage.run(
+        stage = self._doubting if uncertainty else self._stage
+        doubt = None if watch else self._doubt(maps=uncertainty)
+        job = stage.run(
             prepared,
             scan.geometry,
             overlap=self._overlap,
             memory=self.memory,
             probabilities=probabilities,
+            watch=watch or doubt,
             progress=lambda done: progress("network", done),
         )
         seconds |= job.seconds
         with timed("clean", seconds, progress):
             labels, removed = clean(LabelMap(job.restorer.labels, scan.geometry, plan.labels, scan.source), plan)
+            maps = doubt.on_scan(scan.geometry) if doubt else {}
         shares = job.restorer.probabilities
         return Prediction(
             labels,
@@ -184,11 +210,15 @@ class Predictor:
             removed,
             seconds,
             {"answered": job.answered, "air": job.air},
-            self._stage.backend.name,
-            (*self._stage.advice, *notes, *job.notes),
+            stage.backend.name,
+            (*stage.advice, *notes, *job.notes),
+            **{name: Volume(values, scan.geometry, scan.source) for name, values in maps.items()},
+            expected_dice=self._expected_dice(doubt),
         )
 
-    def estimate(self, scan: Volume, *, probabilities: bool = False, progress: Progress = silent) -> Estimate:
+    def estimate(
+        self, scan: Volume, *, probabilities: bool = False, uncertainty: bool = False, progress: Progress = silent
+    ) -> Estimate:
         """Return how long a call would take, and how much memory, found out on one window from the scan's middle.
 
         The scan is prepared, which takes the time that it takes; 'locate' and 'prepare' among the seconds are measured.
@@ -204,14 +234,38 @@ class Predictor:
             prepared = prepare(part, self.bundle.plan)
         with timed("sample", {}, progress):
             found = estimate(
-                self._stage,
+                self._doubting if uncertainty else self._stage,
                 prepared,
                 scan.geometry,
                 overlap=self._overlap,
                 memory=self.memory,
                 probabilities=probabilities,
+                watch=self._doubt(maps=uncertainty),
             )
         return replace(found, seconds=seconds | found.seconds)
+
+    @cached_property
+    def _doubting(self) -> Stage:
+        """The stage whose network also says how much its members and views disagree, where there are several."""
+        several = len(self.bundle.members) > 1 or self._how.mirror
+        return Stage(self.bundle, self._how, self._host, disagreement=True) if several else self._stage
+
+    def _doubt(self, *, maps: bool) -> Doubt | None:
+        """Return what finds how sure the network is, where that is of use."""
+        if not maps:
+            return Doubt(self.bundle.plan, self._stage.temperature) if self.bundle.calibration else None
+        names = ("uncertainty", "disagreement") if self._doubting.disagrees else ("uncertainty",)
+        return Doubt(self.bundle.plan, self._stage.temperature, maps=names)
+
+    def _expected_dice(self, doubt: Doubt | None) -> dict[str, float]:
+        calibration = self.bundle.calibration
+        if doubt is None or calibration is None:
+            return {}
+        return {
+            name: calibration.labels[name].at(soft)
+            for name, soft in doubt.soft_dice().items()
+            if name in calibration.labels
+        }
 
     def _part(self, scan: Volume, seconds: dict[str, float], progress: Progress) -> tuple[Volume, list[str]]:
         """Return the part of a scan that the model has to see, and what is to be said of that."""

@@ -16,10 +16,12 @@ from medseg.inference.backends import How
 from medseg.inference.backends.choice import open_backend
 from medseg.inference.engine import Pass
 from medseg.inference.memory import Need, available, forget_peak, peak, resident
+from medseg.inference.uncertainty import Watch
 from medseg.inference.windows import Windows
 from medseg.kernels import Host
 from medseg.prepare import Prepared
 
+_FAR = 0.3  # of the memory there is: a pass that takes less is run without asking how much the backend takes
 _MORE = 4  # times as many strips in the second try
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory")
 
@@ -56,10 +58,33 @@ class Stage:
         """Return the windows over a scan."""
         return Windows.over(prepared.geometry.shape, self.plan.patch, self.plan.overlap if overlap is None else overlap)
 
-    def need(self, windows: Windows, onto: Geometry, *, probabilities: bool) -> Need:
-        """Return what a pass takes of memory."""
+    def need(self, windows: Windows, onto: Geometry, *, probabilities: bool, maps: int = 0) -> Need:
+        """Return what a pass takes of memory, without what the backend takes for one call."""
         shares = len(self.plan.atoms) + 1 if probabilities else 0
-        return Need(windows, self.channels, int(np.prod(onto.shape)), shares, self.working)
+        return Need(windows, self.channels, int(np.prod(onto.shape)), shares, 0, maps)
+
+    def strips(self, need: Need, memory: int | None) -> int:
+        """Return in how many strips a pass fits into memory.
+
+        Raises
+        ------
+        MemoryLimit
+            If it does not, in any.
+        """
+        limit = self.limit(memory)
+        if memory is None and need.total(1) < limit * _FAR:
+            return 1
+        return replace(need, working=self.working).strips_within(limit)
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before the softmax."""
+        return self.bundle.calibration.temperature if self.bundle.calibration else 1.0
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the network says how much its members and views disagree, as a last channel."""
+        return self.channels > len(self.plan.atoms) + 1
 
     @cached_property
     def working(self) -> int:
@@ -78,6 +103,7 @@ class Stage:
         overlap: float | None = None,
         memory: int | None = None,
         probabilities: bool = False,
+        watch: Watch | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Pass:
         """Return a pass that was run.
@@ -94,6 +120,8 @@ class Stage:
             Bytes that the process may hold, and those that a pass may take on a device; what there is when left out.
         probabilities : bool
             Keep them.
+        watch : Watch, optional
+            Is shown the planes of logits as they are closed.
         progress : callable, optional
             Called with the fraction done.
 
@@ -103,13 +131,25 @@ class Stage:
             If it does not fit.
         """
         windows = self.windows(prepared, overlap)
-        strips = self.need(windows, onto, probabilities=probabilities).strips_within(self.limit(memory))
+        maps = watch.maps if watch else 0
+        strips = self.strips(self.need(windows, onto, probabilities=probabilities, maps=maps), memory)
+        self._host.expect(float(np.prod(windows.shape)) * self.channels)
         notes: list[str] = []
         for count in self._tries(strips, notes):
-            job = Pass(prepared, onto, self.plan, self.backend, windows=windows, probabilities=probabilities)
+            job = Pass(
+                prepared,
+                onto,
+                self.plan,
+                self.backend,
+                windows=windows,
+                probabilities=probabilities,
+                temperature=self.temperature,
+            )
             job.notes = notes
             try:
-                job.run(count, progress=progress)
+                if watch:
+                    watch.begin(prepared, windows, self.backend.place)
+                job.run(count, watch=watch, progress=progress)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -134,12 +174,8 @@ class Stage:
         if not isinstance(self.backend.place, Host):
             notes.append(self._again("the CPU"))
             cpu = replace(self._how, device="cpu", backend="torch", precision="float32")
-            self.backend, _ = open_backend(self.bundle, cpu, self._host, disagreement=self._disagrees)
+            self.backend, _ = open_backend(self.bundle, cpu, self._host, disagreement=self.disagrees)
             yield _MORE * strips
-
-    @property
-    def _disagrees(self) -> bool:
-        return self.channels > len(self.plan.atoms) + 1
 
     def _again(self, what: str) -> str:
         return f"{self.backend.name}: out of memory; tried again with {what}"

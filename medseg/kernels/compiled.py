@@ -12,14 +12,15 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import types
 from numba.extending import intrinsic
 
 from medseg.kernels import plain
 from medseg.kernels.host import FOLDER
 from medseg.kernels.plain import CERTAIN, Array, Taps
 
+Pair = tuple[Array, Array]
 _CONFIG: Any = numba.config
+types: Any = numba.types
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy"}  # Python's own model looks at each divisor and is slow
 _GAP = 16  # columns, one line of the processor's cache: stretches of a row that are closer are computed as one
 _TILE = 16  # planes, likewise: of an answer whose fastest axis they are, that many are read together
@@ -29,11 +30,15 @@ def _array(kind: Any, axes: int, *, changed: bool = True) -> Any:
     return types.Array(kind, axes, "A", readonly=not changed)
 
 
+def _both(kind: Any) -> Any:
+    return types.UniTuple(kind, 2)
+
+
 _SUMS, _COUNTS = _array(types.float32, 4), _array(types.float32, 3)
 _ANSWER, _WEIGHTS = _array(types.float32, 4, changed=False), _array(types.float32, 3, changed=False)
 _PLANE, _PLANE_COUNTS = _array(types.float32, 3), _array(types.float32, 2, changed=False)
-_SETTLED = _array(types.float32, 3, changed=False)
-_INDEX, _FRACTION = types.Array(types.uint32, 1, "C"), types.Array(types.float32, 1, "C", readonly=True)
+_PLANES = _both(_array(types.float32, 3, changed=False))
+_TAPS = types.Tuple((*_both(types.Array(types.uint32, 1, "C")), types.Array(types.float32, 1, "C", readonly=True)))
 _LABELS = (types.uint8, types.uint16)
 _FLOAT, _LABEL_TYPES = np.dtype(np.float32), (np.uint8, np.uint16)
 
@@ -156,6 +161,7 @@ def _settle(plane: Array, counts: Array, labels: Array, channels: int) -> None:
 @_part
 def _agree(first: Array, second: Array, third: Array, fourth: Array, agreed: Array) -> None:
     """Write the label that two rows of two planes have in common, or -1."""
+    first, second, third, fourth = _packed(first), _packed(second), _packed(third), _packed(fourth)
     for c in range(len(agreed)):
         same = (first[c] == second[c]) & (first[c] == third[c]) & (first[c] == fourth[c])
         agreed[c] = np.int32(first[c]) if same else np.int32(-1)
@@ -193,12 +199,12 @@ def _stretches(near: Array, far: Array, spans: Array) -> int:
 
 
 @_part
-def _mix_rows(
-    above: tuple[Array, Array], below: tuple[Array, Array], fraction: float, along: float, values: Array
-) -> None:
+def _mix_rows(above: Pair, below: Pair, fractions: tuple[float, float], values: Array, span: Array) -> None:
+    """Write what lies between two rows of two planes, from column to column."""
     first, second = above
     third, fourth = below
-    for c in range(len(values)):
+    fraction, along = fractions
+    for c in range(span[0], span[1]):
         upper = first[c] + (second[c] - first[c]) * fraction
         lower = third[c] + (fourth[c] - third[c]) * fraction
         values[c] = upper + (lower - upper) * along
@@ -223,31 +229,24 @@ def _choose_between(first: Array, second: Array, across: Array, channel: int, be
 
 @_compiled(
     *(
-        (
-            *(_SETTLED, _SETTLED, _array(kind, 2, changed=False), _array(kind, 2, changed=False), types.float32),
-            *(_INDEX, _INDEX, _FRACTION, _INDEX, _INDEX, _FRACTION, _array(kind, 2)),
-        )
+        (_PLANES, _both(_array(kind, 2, changed=False)), types.float32, _TAPS, _TAPS, _array(kind, 2))
         for kind in _LABELS
     )
 )
-def _between(  # noqa: PLR0913, PLR0917 - arrays one by one compile in half the time of tuples of them
-    lower: Array, upper: Array, lower_labels: Array, upper_labels: Array, fraction: float,
-    up: Array, down: Array, along: Array, left: Array, right: Array, across: Array, out: Array,
-) -> None:  # fmt: skip
-    columns = out.shape[1]
+def _between(planes: Pair, labels: Pair, fraction: float, rows: Taps, columns: Taps, out: Array) -> None:
+    lower, upper = planes
+    (up, down, along), (left, right, across) = rows, columns
+    width = out.shape[1]
     agreed, values = np.empty(lower.shape[2], np.int32), np.empty(lower.shape[2], np.float32)
-    found, label = np.empty(columns, out.dtype), np.empty(columns, np.int32)
-    mixed, near, far = np.empty(columns, np.uint32), np.empty(columns, np.uint32), np.empty(columns, np.uint32)
-    share, best = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    first, second = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    spans, count, stretches = np.empty((columns, 2), np.int64), 0, 0
+    found, label = np.empty(width, out.dtype), np.empty(width, np.int32)
+    mixed, near, far = np.empty(width, np.uint32), np.empty(width, np.uint32), np.empty(width, np.uint32)
+    share, best = np.empty(width, np.float32), np.empty(width, np.float32)
+    first, second = np.empty(width, np.float32), np.empty(width, np.float32)
+    spans, count, stretches = np.empty((width, 2), np.uint64), 0, 0
     for r in range(len(out)):
         u, d = up[r], down[r]
         if r == 0 or u != up[r - 1] or d != down[r - 1]:
-            _agree(
-                _packed(lower_labels[u]), _packed(upper_labels[u]), _packed(lower_labels[d]), _packed(upper_labels[d]),
-                agreed,
-            )  # fmt: skip
+            _agree(labels[0][u], labels[1][u], labels[0][d], labels[1][d], agreed)
             count = _disputed(agreed, left, right, found, mixed)
             for i in range(count):
                 near[i], far[i], share[i] = left[mixed[i]], right[mixed[i]], across[mixed[i]]
@@ -257,15 +256,12 @@ def _between(  # noqa: PLR0913, PLR0917 - arrays one by one compile in half the 
         for m in range(len(lower) if count else 0):
             above, below = (_packed(lower[m, u]), _packed(upper[m, u])), (_packed(lower[m, d]), _packed(upper[m, d]))
             for s in range(stretches):
-                a, b = spans[s, 0], spans[s, 1]
-                _mix_rows(
-                    (above[0][a:b], above[1][a:b]), (below[0][a:b], below[1][a:b]), fraction, along[r], values[a:b]
-                )
+                _mix_rows(above, below, (fraction, along[r]), values, spans[s])
             _pick(values, near[:count], far[:count], first, second)
             _choose_between(first, second, share[:count], m, best, label)
         for i in range(count):
             found[mixed[i]] = label[i]
-        for i in range(columns):
+        for i in range(width):
             out[r, i] = found[i]
 
 
@@ -322,7 +318,7 @@ def between(
         and lower_labels.shape == upper_labels.shape == lower.shape[1:]
         and out.shape == (_points(rows, lower.shape[1]), _points(columns, lower.shape[2]))
     ):
-        _between(lower, upper, lower_labels, upper_labels, fraction, *_indexed(rows), *_indexed(columns), out)
+        _between(planes, labels, fraction, _indexed(rows), _indexed(columns), out)
     else:
         plain.between(planes, labels, fraction, rows, columns, out)
 

@@ -22,10 +22,10 @@ from medseg.kernels.plain import Array, Taps
 T = TypeVar("T")
 
 FOLDER = platformdirs.user_cache_path("medseg") / "kernels"  # of compiled loops
-# In voxels x channels. Around the network, the plain loops need some 20 ns for one of them and the compiled ones 8
-# (windows that overlap by half, benchmarked on one core). Loading them takes 0.7 s of a core, compiling them 6 s.
-_PAYS_LOADING = 1e8
-_PAYS_COMPILING = 1e9
+# In voxels x channels of an answer. Added up from each loop measured on one core, eight windows over a voxel: the plain
+# loops take some 25 ns and the compiled ones 10. Loading those takes 0.4 s of a core; compiling 4 s, once on a machine.
+_PAYS_LOADING = 5e7
+_PAYS_COMPILING = 5e8
 
 
 class _Loops:
@@ -90,7 +90,7 @@ class Host:
         Parameters
         ----------
         work : float
-            Voxels times channels of the answer.
+            Voxels times channels, on the grid of the network's answer.
         """
         compiled_before = next(FOLDER.glob("*/*.nbc"), None) is not None
         if work >= (_PAYS_LOADING if compiled_before else _PAYS_COMPILING):

@@ -35,7 +35,8 @@ def open_backend(
         backend = optimised.open_form(bundle, how, host, disagreement=disagreement)
         if backend:
             return backend, ()
-    return _torch(bundle, how, host, disagreement=disagreement), _advice(bundle, how, on_cpu=on_cpu)
+    advice = _advice(bundle, how, disagreement=disagreement) if on_cpu and how.backend == "auto" else ()
+    return _torch(bundle, how, host, disagreement=disagreement), advice
 
 
 def has_gpu() -> bool:
@@ -66,10 +67,12 @@ def _torch(bundle: Bundle, how: How, host: Host, *, disagreement: bool) -> Backe
     )
 
 
-def _advice(bundle: Bundle, how: How, *, on_cpu: bool) -> tuple[str, ...]:
-    """Return what would be faster on this machine."""
-    if not on_cpu or how.backend != "auto":
-        return ()
+def _advice(bundle: Bundle, how: How, *, disagreement: bool) -> tuple[str, ...]:
+    """Return what would be faster on a CPU."""
     if find_spec("openvino") is None:
-        return ("OpenVINO is not installed: `pip install 'medseg[cpu]'` makes a CPU about twice as fast",)
-    return (f"`medseg models optimize {bundle.card.name}`, once, makes this CPU about twice as fast",)
+        return ("OpenVINO is not installed: `pip install 'medseg[cpu]'` makes a CPU two to three times as fast",)
+    _, wrong = optimised.find(bundle, precision=how.precision, mirror=how.mirror, disagreement=disagreement)
+    if wrong or not bundle.sha256:
+        return (wrong,) if wrong else ()
+    words = f"medseg models optimize {bundle.card.name}{' --mirror' * how.mirror}{' --uncertainty' * disagreement}"
+    return (f"`{words}`, once, makes this CPU two to three times as fast",)

@@ -21,6 +21,7 @@ from medseg.kernels import Host, Place
 Network = Any  # openvino.Model
 Windows = npt.NDArray[np.float32]
 
+_CPU = Path("/proc/cpuinfo")
 _BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 
 
@@ -77,7 +78,7 @@ def save(network: Network, path: Path) -> None:
 def has_bfloat16() -> bool:
     """Return whether this CPU has units for bfloat16; one without is up to 300 times slower with it than without it."""
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        with open(_CPU, encoding="ascii", errors="replace") as file:
             flags = next((line for line in file if line.startswith("flags")), "")
     except OSError:  # no Linux
         return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
