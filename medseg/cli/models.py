@@ -142,7 +142,7 @@ def optimize(
             stage,
             calibrate or [],
             precision=precision,
-            mirror=mirror,
+            mirror=mirror and stage is bundle,
             disagreement=uncertainty and stage is bundle and (mirror or len(bundle.members) > 1),
             threads=threads,
         )
