@@ -22,7 +22,7 @@ from pydantic import Field
 
 from medseg.atomic import write_atomic
 from medseg.errors import BundleError, PlanError
-from medseg.plan import Fingerprint, Plan, Record
+from medseg.plan import Calibration, Fingerprint, Plan, Record
 
 FORMAT = 1
 MAX_BYTES = 4 << 30
@@ -109,6 +109,7 @@ class Header(Record):
     card: Card
     plan: Plan
     fingerprint: Fingerprint | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,7 @@ class Bundle:
     Parameters
     ----------
     header : Header
-        Card, plan and fingerprint.
+        Card, plan, fingerprint and calibration.
     members : tuple of mappings
         For each network, its parameters by name, as float32 or float16 arrays.
     sha256 : str
@@ -140,10 +141,18 @@ class Bundle:
         plan: Plan,
         card: Card,
         fingerprint: Fingerprint | None = None,
+        calibration: Calibration | None = None,
         locator: Weights | None = None,
     ) -> Bundle:
         """Return a new model from the weights of its networks and what a user must know of it."""
-        header = Header(format=FORMAT, members=len(members), card=card, plan=plan, fingerprint=fingerprint)
+        header = Header(
+            format=FORMAT,
+            members=len(members),
+            card=card,
+            plan=plan,
+            fingerprint=fingerprint,
+            calibration=calibration,
+        )
         return cls(header, tuple(members), locator=locator)
 
     def stage_that_locates(self) -> Bundle | None:
@@ -167,6 +176,11 @@ class Bundle:
     def fingerprint(self) -> Fingerprint | None:
         """What the training cases looked like."""
         return self.header.fingerprint
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What makes its probabilities honest."""
+        return self.header.calibration
 
     @classmethod
     def load(cls, path: Path) -> Bundle:

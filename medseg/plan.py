@@ -1,7 +1,8 @@
 """All that turns a scan into network input and logits into labels: as data, never as code.
 
 A `Plan` is a frozen pydantic model that refuses unknown keys. It travels in the header of a bundle together
-with the `Fingerprint` of the training cases, against which the quality check holds each new scan.
+with the `Fingerprint` of the training cases, against which the quality check holds each new scan, and the `Calibration`
+that makes its probabilities honest.
 """
 
 from __future__ import annotations
@@ -229,3 +230,61 @@ class Fingerprint(Record):
     extent_mm: tuple[Range, Range, Range]
     intensity: dict[str, Range]
     labels: dict[str, LabelRange]
+
+
+class DiceLine(Record):
+    """The Dice to expect of a label: `intercept + slope * soft`, where soft is its soft Dice; and how well that held.
+
+    Parameters
+    ----------
+    intercept, slope : float
+        Of the line, which is cut off at 0 and 1.
+    low : float
+        The lowest that it gives of all held-out cases.
+    cases : int
+        Held-out cases in which the label was found.
+    error : float
+        Mean absolute difference from their Dice; each fifth of the cases by the line of the others.
+    pearson, spearman : float, optional
+        Correlation with their Dice, likewise; None where there is none.
+    error_damaged : float, optional
+        The error in damaged copies of held-out cases, likewise.
+    """
+
+    intercept: float
+    slope: Annotated[float, Field(ge=0)]
+    low: float
+    cases: Annotated[int, Field(ge=1)]
+    error: Annotated[float, Field(ge=0)]
+    pearson: float | None = None
+    spearman: float | None = None
+    error_damaged: float | None = None
+
+    def at(self, soft: float) -> float:
+        """Return the Dice to expect, 0 to 1."""
+        return min(1.0, max(0.0, self.intercept + self.slope * soft))
+
+
+class Calibration(Record):
+    """What makes probabilities honest, found in cases that the members asked had not seen.
+
+    Parameters
+    ----------
+    how : str
+        In words: which cases were held out, by whom they were predicted.
+    cases, damaged : int
+        How many, and how many damaged copies of them helped to find the lines.
+    temperature : float
+        Logits are divided by it before the softmax (Guo et al. 2017); that changes no label.
+    nll : two floats
+        Mean negative log likelihood of a voxel, in nats, without temperature and with it.
+    labels : mapping of str to DiceLine
+        For each label that enough cases have.
+    """
+
+    how: str
+    cases: Annotated[int, Field(ge=1)]
+    damaged: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(ge=0.1, le=10)]
+    nll: tuple[float, float]
+    labels: dict[str, DiceLine]

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.boxes import Box, box_around
-from medseg.pieces import connected_pieces
+from medseg.pieces import Pieces
 from medseg.plan import Label, Plan
-from medseg.volume import LabelMap, disjoint
+from medseg.strides import box_where
+from medseg.volume import Array, LabelMap, disjoint
 
-Sizes = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 def clean(labels: LabelMap, plan: Plan) -> tuple[LabelMap, dict[str, float]]:
@@ -47,14 +47,15 @@ def keep_largest(labels: LabelMap, names: Iterable[str]) -> tuple[LabelMap, dict
     """
     removed: dict[str, float] = {}
 
-    def others(group: tuple[Label, ...], owners: Sizes, sizes: Sizes) -> npt.NDArray[np.bool_]:
-        dropped = np.ones(len(sizes), bool)
+    def others(group: tuple[Label, ...], pieces: Pieces) -> Mask:
+        dropped = np.ones(len(pieces.sizes), bool)
         for place, label in enumerate(group, start=1):
-            own = np.flatnonzero(owners == place)
-            if len(own):
-                largest = own[sizes[own].argmax()]
-                dropped[largest] = False
-                removed[label.name] = 1 - float(sizes[largest] / sizes[own].sum())
+            own = pieces.labels == place
+            if own.any():
+                size = pieces.sizes[own].max()
+                largest = own & (pieces.sizes == size)
+                dropped[pieces.first(largest) if largest.sum() > 1 else largest.argmax()] = False
+                removed[label.name] = 1 - float(size / pieces.sizes[own].sum())
         return dropped
 
     return _without(labels, names, others), removed
@@ -67,9 +68,9 @@ def remove_specks(labels: LabelMap, minimum_ml: Mapping[str, float]) -> LabelMap
     """
     unit = labels.geometry.voxel_volume / 1000 if labels.geometry.physical else 1.0
 
-    def small(group: tuple[Label, ...], owners: Sizes, sizes: Sizes) -> npt.NDArray[np.bool_]:
+    def small(group: tuple[Label, ...], pieces: Pieces) -> Mask:
         minimum = np.array([0.0, *(minimum_ml[label.name] for label in group)])
-        dropped: npt.NDArray[np.bool_] = sizes * unit < minimum[owners] * (1 - 1e-9)
+        dropped: Mask = pieces.sizes * unit < minimum[pieces.labels] * (1 - 1e-9)
         return dropped
 
     return _without(labels, minimum_ml, small)
@@ -84,18 +85,9 @@ def fill_holes(labels: LabelMap, names: Iterable[str]) -> LabelMap:
     names = list(names)
     if not names:
         return labels
-    array = labels.array.copy()
-    flat = array.shape.index(1) if 1 in array.shape else None
+    array = labels.array.copy(order="K")
     for name in names:
-        mask = labels.mask(name)
-        box = box_around(mask)
-        if box is not None:
-            part = np.pad(mask[box], [(0, 0) if axis == flat else (1, 1) for axis in range(3)])
-            spaces = connected_pieces((~part).squeeze(flat) if flat is not None else ~part, faces_only=True)
-            spaces = spaces.reshape(part.shape)
-            holes = (spaces > 0) & (spaces != spaces.flat[0])  # the first corner is outside
-            inner = holes[tuple(slice(None) if axis == flat else slice(1, -1) for axis in range(3))]
-            array[box][inner & (array[box] == 0)] = labels.label(name).atoms[0]
+        _fill(array, labels, labels.label(name))
     return replace(labels, array=array)
 
 
@@ -103,47 +95,46 @@ def count_pieces(labels: LabelMap) -> dict[str, int]:
     """Return how many connected pieces (26 neighbours) each label has."""
     counts: dict[str, int] = {}
     for group in disjoint(labels.labels, _atoms):
-        _, owners, _, _ = _pieces(labels, group)
-        found = np.bincount(owners, minlength=len(group) + 1)
+        found = np.bincount(_pieces(labels, group)[1].labels, minlength=len(group) + 1)
         counts |= {label.name: int(found[place]) for place, label in enumerate(group, start=1)}
     return {label.name: counts[label.name] for label in labels.labels}
 
 
-def _without(
-    labels: LabelMap,
-    names: Iterable[str],
-    unwanted: Callable[[tuple[Label, ...], Sizes, Sizes], npt.NDArray[np.bool_]],
-) -> LabelMap:
-    """Return the map without the pieces that `unwanted` chooses by their labels (places in the group) and sizes."""
+def _fill(array: Array, labels: LabelMap, label: Label) -> None:
+    """Write a label into the background of `array` that it encloses in the label map."""
+    flat = array.shape.index(1) if 1 in array.shape else None
+    outside: Array = labels.place_table([label.atoms]) == 0
+    box = box_where(labels.array, lambda values: ~outside[values])
+    if box is None:
+        return
+    spaces = Pieces(labels.array[box], outside.view(np.uint8), faces_only=True)
+    open_to = spaces.reach[:, [axis for axis in range(3) if axis != flat]]
+    enclosed = (spaces.labels > 0) & (open_to.sum(axis=1) == 0)
+    for part, holes in spaces.masks(enclosed):
+        inside = array[box][part]
+        np.copyto(inside, label.atoms[0], where=holes & (inside == 0))
+
+
+def _without(labels: LabelMap, names: Iterable[str], unwanted: Callable[[tuple[Label, ...], Pieces], Mask]) -> LabelMap:
+    """Return the map without the pieces (N + 1,) that `unwanted` chooses; their labels are places in the group."""
     order = labels.geometry.order_to("RAS")
     for group in disjoint([labels.label(name) for name in names], _atoms):
-        box, owners, sizes, pieces = _pieces(labels, group)
-        dropped = np.append(False, unwanted(group, owners, sizes))  # the background is no piece
+        box, pieces = _pieces(labels, group)
+        dropped = unwanted(group, pieces)
+        dropped[0] = False  # the background is no piece
         if dropped.any():
-            array = labels.array.copy()
-            order.apply(array)[box][dropped[pieces]] = 0
+            array = labels.array.copy(order="K")
+            for part, mask in pieces.masks(dropped):
+                np.copyto(order.apply(array)[box][part], 0, where=mask)
             labels = replace(labels, array=array)
     return labels
 
 
-def _pieces(labels: LabelMap, group: tuple[Label, ...]) -> tuple[Box, Sizes, Sizes, npt.NDArray[Any]]:
-    """Return the pieces of labels that do not overlap, in RAS order.
-
-    The box around them; for each piece its label's place in the group, from 1, and its voxels; and the number of each
-    voxel's piece, from 1.
-    """
-    places = labels.geometry.order_to("RAS").apply(labels.places([label.atoms for label in group]))
-    box = box_around(places)
-    if box is None:
-        return (slice(0),) * 3, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0, 0), np.intp)
-    part = np.ascontiguousarray(places[box])
-    pieces = connected_pieces(part)
-    inside = np.flatnonzero(part)
-    numbers = pieces.ravel()[inside]
-    sizes = np.bincount(numbers)
-    owners = np.zeros(len(sizes), np.int64)
-    owners[numbers] = part.ravel()[inside]
-    return box, owners[1:], sizes[1:], pieces
+def _pieces(labels: LabelMap, group: tuple[Label, ...]) -> tuple[Box, Pieces]:
+    """Return the pieces of labels that do not overlap, in RAS order, and the box in which they lie."""
+    array = labels.geometry.order_to("RAS").apply(labels.array)
+    box = box_around(array) or (slice(0),) * 3
+    return box, Pieces(array[box], labels.place_table([label.atoms for label in group]))
 
 
 def _atoms(label: Label) -> tuple[int, ...]:

@@ -12,12 +12,11 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from medseg.boxes import Box, box_around
 from medseg.errors import PlanError
 from medseg.geometry import Geometry, tuple_of_three
 from medseg.plan import Channel, Plan, Window, ZScore
 from medseg.resampling import resample_image
-from medseg.strides import copy_into, in_c_order, slabs
+from medseg.strides import box_where, copy_into, in_c_order, slabs
 from medseg.volume import Array, Volume
 
 _SAME_SPACING = 1e-4  # relative; a scan this close to the plan's grid is not resampled
@@ -116,25 +115,13 @@ def _oriented(scan: Volume, plan: Plan) -> Volume:
 
 
 def _cropped(volume: Volume, threshold: float) -> Volume:
-    box = _box_above(volume.array, threshold)
+    box = box_where(volume.array, lambda values: values > threshold)
     if box is None:
         return volume  # nothing but background: the network shall see it whole
     geometry = volume.geometry.cropped(
-        tuple_of_three(span.start for span in box), tuple_of_three(span.stop for span in box)
+        tuple_of_three(span.start for span in box[1:]), tuple_of_three(span.stop for span in box[1:])
     )
-    return Volume(volume.array[(slice(None), *box)], geometry, volume.source)
-
-
-def _box_above(array: Array, threshold: float) -> Box | None:
-    """Return the box of the voxels (C, I, J, K) above a threshold in any channel."""
-    found = [np.zeros(count, bool) for count in array.shape[1:]]
-    for channel in array:
-        for part in slabs(channel):
-            above = channel[part] > threshold
-            for axis, hits in enumerate(found):
-                hits[part[axis]] |= above.any(axis=tuple(other for other in range(3) if other != axis))
-    spans = [span[0] for span in map(box_around, found) if span]
-    return tuple(spans) if spans else None
+    return Volume(volume.array[(slice(None), *box[1:])], geometry, volume.source)
 
 
 def _respaced(volume: Volume, plan: Plan) -> Volume:

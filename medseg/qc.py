@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medseg.plan import Fingerprint, LabelRange, Plan, Range
+from medseg.plan import Calibration, Fingerprint, LabelRange, Plan, Range
 from medseg.postprocess import count_pieces
 from medseg.prepare import Prepared
 from medseg.volume import LabelMap
@@ -28,6 +28,7 @@ _EXTENT = (1.2, 2.0)  # ratio
 _VOLUME = (1.25, 2.5)  # ratio
 _INTENSITY = (1.0, 3.0)  # widths of the training range
 _FRAGMENTS = (0.1, 0.5)  # fraction of a label's voxels that lay outside its largest piece
+_HOPELESS = 0.5  # of the lowest Dice expected of a held-out case: what is below is refused
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,13 @@ def fingerprint(cases: Iterable[Measures]) -> Fingerprint:
 
 
 def assess(
-    measures: Measures, labels: LabelMap, trained_on: Fingerprint | None, *, removed: Mapping[str, float]
+    measures: Measures,
+    labels: LabelMap,
+    trained_on: Fingerprint | None,
+    *,
+    removed: Mapping[str, float],
+    expected_dice: Mapping[str, float] | None = None,
+    calibration: Calibration | None = None,
 ) -> Verdict:
     """Return the verdict on a case.
 
@@ -113,8 +120,14 @@ def assess(
         Of the model.
     removed : mapping
         For each label of which one piece was kept, the fraction of its voxels that lay in others.
+    expected_dice, calibration : mapping, Calibration, optional
+        The Dice to expect of labels, and what the model says of held-out cases.
     """
     reasons = [*_empty(measures), *_border(labels), *_fragments(removed)]
+    if expected_dice and calibration:
+        reasons += low_confidence(
+            {name: dice for name, dice in expected_dice.items() if measures.voxels[name]}, calibration
+        )
     if trained_on is None:
         reasons.append(Reason("NO_FINGERPRINT", "check", "the model does not say what it was trained on"))
         return Verdict(tuple(reasons))
@@ -162,6 +175,18 @@ def _fragments(removed: Mapping[str, float]) -> list[Reason]:
     ]
 
 
+def low_confidence(expected: Mapping[str, float], calibration: Calibration) -> list[Reason]:
+    """Return a reason for each label whose expected Dice is lower than in any held-out case, by more than its error."""
+    reasons = []
+    for name, dice in expected.items():
+        line = calibration.labels[name]
+        if dice < line.low - line.error:
+            severity: Severity = "refuse" if dice < _HOPELESS * line.low else "check"
+            text = f"{name}: the network is so unsure that a Dice of {dice:.2f} is to be expected"
+            reasons.append(Reason("LOW_CONFIDENCE", severity, f"{text}, in held-out cases at least {line.low:.2f}"))
+    return reasons
+
+
 def _ratio(code: str, what: str, value: float, known: Range, unit: str, limits: tuple[float, float]) -> list[Reason]:
     away = max(value / known.high, known.low / value)
     severity = _severity(away, limits)
@@ -194,23 +219,28 @@ def _intensity(prepared: Prepared) -> dict[str, float]:
     (near 1 for tissue, near 0 for noise).
     """
     i, j, k = prepared.geometry.shape
-    planes = np.unique(np.linspace(0, k - 1, min(k, _PLANES)).astype(int))
-    slab = np.concatenate([prepared.window((0, 0, at), (i, j, at + 1)) for at in planes.tolist()], axis=-1)
+    chosen = np.unique(np.linspace(0, k - 1, min(k, _PLANES)).astype(int)).tolist()
+    planes = np.empty((len(prepared.rescale), len(chosen), i, j), np.float32)
+    for number, at in enumerate(chosen):
+        planes[:, number] = prepared.window((0, 0, at), (i, j, at + 1))[..., 0]
     found = {}
-    for number, channel in enumerate(slab):
-        front = f"channel {number} " if len(slab) > 1 else ""
-        for share, value in zip(_QUANTILES, np.quantile(channel, _QUANTILES), strict=True):
+    for number, channel in enumerate(planes):
+        front = f"channel {number} " if len(planes) > 1 else ""
+        smoothness = _smoothness(channel)
+        for share, value in zip(_QUANTILES, np.quantile(channel, _QUANTILES, overwrite_input=True), strict=True):
             found[f"{front}quantile {share:.0%}"] = float(value)
-        found[f"{front}smoothness"] = _smoothness(channel)
+        found[f"{front}smoothness"] = smoothness
     return found
 
 
-def _smoothness(channel: npt.NDArray[np.float32]) -> float:
-    variance = float(channel.var(dtype=np.float64))
-    steps = [np.diff(channel, axis=axis) for axis in (0, 1) if channel.shape[axis] > 1]
-    if not variance or not steps:
+def _smoothness(planes: npt.NDArray[np.float32]) -> float:
+    middle = float(planes.mean(dtype=np.float64))
+    variance = float(np.mean([np.square(plane - middle, dtype=np.float64).mean() for plane in planes]))
+    axes = [axis for axis in (0, 1) if planes.shape[axis + 1] > 1]
+    if not variance or not axes:
         return 1.0
-    return 1 - float(np.mean([np.square(step, dtype=np.float64).mean() for step in steps])) / (2 * variance)
+    steps = [np.square(np.diff(plane, axis=axis), dtype=np.float64).mean() for plane in planes for axis in axes]
+    return 1 - float(np.mean(steps)) / (2 * variance)
 
 
 def _ranges(values: npt.NDArray[np.float64]) -> tuple[Range, Range, Range]:

@@ -21,8 +21,8 @@ from medseg.strides import in_c_order
 
 Matrix = npt.NDArray[np.float32]
 
-_ROWS = 24  # new samples that are found by one multiplication
-_CONVERTED = 1 << 21  # voxels of the scan that are converted at a time
+_ROWS = 32  # new samples that are found by one multiplication
+_CONVERTED = 1 << 20  # voxels of the scan that are converted at a time
 _REACH = 15  # samples: the weight of a sample falls by 0.268 with each step away, to 3e-9
 _LEAST = 1e-9  # weight
 

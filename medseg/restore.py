@@ -87,6 +87,8 @@ class Restorer:
         Where the planes live.
     probabilities : bool
         Write the softmax of the interpolated logits too.
+    temperature : float
+        They are divided by it before.
 
     Attributes
     ----------
@@ -104,9 +106,11 @@ class Restorer:
         axes: tuple[int, int, int] = (0, 1, 2),
         place: Place,
         probabilities: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         self.atoms = np.array(atoms).astype(np.min_scalar_type(max(atoms)))
         self.place = place
+        self._temperature = temperature
         self.labels: Labels = np.zeros(placement.shape, self.atoms.dtype, order="F")
         self.probabilities = None
         self._labels = placement.covered(self.labels).transpose(axes)
@@ -167,7 +171,7 @@ class Restorer:
         self._labels[number, self._rows] = self.atoms[self.place.get(found)]
         if self._shares is not None:
             values = self.place.get(plane_between(logits, fraction, rows, columns))
-            values = np.exp(values - values.max(axis=0))
+            values = np.exp((values - values.max(axis=0)) / self._temperature)
             self._shares[:, number, self._rows] = values / values.sum(axis=0)
 
     def _put(self, taps: Taps) -> tuple[Any, Any, Any]:

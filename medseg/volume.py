@@ -13,6 +13,7 @@ import numpy.typing as npt
 from medseg.errors import ShapeMismatch, UsageError
 from medseg.geometry import Geometry
 from medseg.plan import Label
+from medseg.strides import slabs, slowest_first
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -156,16 +157,21 @@ class LabelMap:
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
         """Return where the label of that name is: (I, J, K) of bool."""
         atoms = self.label(name).atoms
-        return self.array == atoms[0] if len(atoms) == 1 else np.isin(self.array, atoms)
+        return self.array == atoms[0] if len(atoms) == 1 else looked_up(self.place_table([atoms]) > 0, self.array)
 
     def places(self, groups: Sequence[Sequence[int]]) -> Array:
         """Return (I, J, K), n where an atom of the nth group is (from 1) and 0 elsewhere; no two share an atom."""
-        table = np.zeros(int(self.array.max()) + 1, np.min_scalar_type(len(groups)))
-        for place, atoms in enumerate(groups, start=1):
-            table[[atom for atom in atoms if atom < len(table)]] = place
+        table = self.place_table(groups)
         if self.array.dtype == table.dtype and (table == np.arange(len(table))).all():
             return self.array
         return looked_up(table, self.array)
+
+    def place_table(self, groups: Sequence[Sequence[int]]) -> Array:
+        """Return, for each value up to the largest in the array, the n of `places`."""
+        table = np.zeros(int(self.array.max()) + 1, np.min_scalar_type(len(groups)))
+        for place, atoms in enumerate(groups, start=1):
+            table[[atom for atom in atoms if atom < len(table)]] = place
+        return table
 
     def values(self) -> list[int]:
         """Return the atoms that are present, without background."""
@@ -179,8 +185,8 @@ class LabelMap:
 
     def _histogram(self) -> npt.NDArray[np.int64]:
         per_atom = np.zeros(65536, np.int64)
-        for plane in self.array.T if self.array.flags.f_contiguous else self.array:  # bincount widens what it counts
-            found = np.bincount(plane.ravel())[: len(per_atom)]
+        for part in slabs(self.array):  # bincount widens what it counts
+            found = np.bincount(self.array[part].ravel(order="K"))[: len(per_atom)]
             per_atom[: len(found)] += found
         return per_atom
 
@@ -238,9 +244,9 @@ def _with_own_values(
 def looked_up(table: Array, indices: Array) -> Array:
     """Return `table[indices]`, plane by plane in the order of the memory: indexing widens what it is given."""
     found = np.empty_like(indices, table.dtype)
-    slowest_first = np.argsort([-abs(stride) for stride in indices.strides], kind="stable")
-    for into, plane in zip(found.transpose(slowest_first), indices.transpose(slowest_first), strict=True):
-        into[...] = table[plane]
+    order = slowest_first(indices)
+    for into, plane in zip(found.transpose(order), indices.transpose(order), strict=True):
+        into[...] = table.take(plane)
     return found
 
 

@@ -1,5 +1,7 @@
 """Preparing a scan: orientation, crop, spacing and intensity, the same to the bit however it is stored."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from conftest import ORDERS, PLAN, rotation, smooth_scan
@@ -13,6 +15,10 @@ from medseg.volume import Volume, stack_channels
 
 def plan(**changes) -> Plan:
     return Plan.parse({**PLAN, **changes})
+
+
+def channel(rule, name="scan") -> dict:
+    return {"name": name, "intensity": rule}
 
 
 @pytest.mark.parametrize("spacing", [None, [1.3, 1.3, 1.3]])
@@ -44,6 +50,32 @@ def test_a_z_score_is_that_of_numpy_by_hand():
     assert np.allclose(prepare(scan, plan()).array(), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("percentiles", [(0.5, 99.5), (0, 100), (13.7, 81.2)])
+def test_the_clip_of_a_z_score_is_that_of_numpy_for_every_type(dtype, percentiles):
+    rule = {"kind": "zscore", "clip_percentiles": percentiles}
+    for seed, shape in enumerate([(7, 6, 5), (1, 1, 2), (3, 1, 4), (1, 1, 1)]):
+        low, high = {np.uint8: (0, 255), np.int8: (-128, 127), np.uint16: (0, 65535)}.get(dtype, (-30000, 30000))
+        array = np.random.default_rng(seed).uniform(low, high, shape).astype(dtype)
+        prepared = prepare(Volume(array[None], Geometry(np.eye(4), shape)), plan(channels=[channel(rule)]))
+        (found,) = prepared.rescale
+        assert (found.low, found.high) == tuple(float(value) for value in np.percentile(array, percentiles))
+        clipped = array.clip(found.low, found.high).astype(np.float64)
+        assert found.shift == pytest.approx(clipped.mean(), rel=1e-6, abs=1e-3)
+        assert found.scale == pytest.approx(clipped.std() or 1.0, rel=1e-6)
+
+
+def test_a_z_score_of_integers_takes_next_to_no_memory():
+    array = np.zeros((200, 200, 200), np.int16, order="F")
+    array[50:150] = 100
+    scan = Volume(array[None], Geometry(np.eye(4), array.shape))
+    tracemalloc.start()
+    prepare(scan, plan(crop=10))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < array.nbytes / 2
+
+
 def test_a_window_clips_and_scales_in_units_of_the_scan():
     rule = {"kind": "window", "low": -100, "high": 300, "mean": 50, "deviation": 80}
     scan = Volume(np.array([[[[-1000, -100, 50, 300, 3000]]]], np.int16), Geometry(np.eye(4), (1, 1, 5)))
@@ -70,6 +102,15 @@ def test_the_crop_is_the_box_of_the_foreground_in_the_world():
     assert prepared.geometry.shape == (4, 10, 1)
     assert prepared.geometry.orientation == "RAS"
     assert np.allclose(prepared.geometry.origin, (-12, 5, 8))
+
+
+def test_the_crop_holds_the_foreground_of_every_channel():
+    array = np.zeros((2, 20, 20, 20), np.int16)
+    array[0, 3:7, 5, 8], array[1, 6:9, 2, 11] = 100, 100
+    scan = Volume(array, Geometry(np.eye(4), (20, 20, 20)))
+    prepared = prepare(scan, plan(crop=10, channels=[channel({"kind": "zscore"}, name) for name in "ab"]))
+    assert prepared.geometry.shape == (6, 4, 4)
+    assert np.allclose(prepared.geometry.origin, (3, 2, 8))
 
 
 def test_a_scan_of_nothing_but_background_is_left_whole():

@@ -141,3 +141,14 @@ def test_smoothness_tells_tissue_from_noise():
     empty = labels(np.zeros(GRID.shape, np.uint8))
     assert measure(prepare(smooth_scan((20, 20, 20)), plan), empty, plan).intensity["smoothness"] > 0.8
     assert abs(measure(prepare(noise, plan), empty, plan).intensity["smoothness"]) < 0.1
+
+
+def test_quantiles_and_smoothness_are_those_of_numpy():
+    plan = Plan.parse(PLAN)
+    prepared = prepare(smooth_scan((12, 14, 10)), plan)
+    seen = prepared.array()[0].astype(np.float64)
+    found = measure(prepared, LabelMap(np.zeros(seen.shape, np.uint8), prepared.geometry, LABELS), plan).intensity
+    for share in (0.05, 0.5, 0.95):
+        assert found[f"quantile {share:.0%}"] == pytest.approx(np.quantile(seen, share), rel=1e-5)
+    steps = [np.square(np.diff(seen, axis=axis)).mean() for axis in (0, 1)]
+    assert found["smoothness"] == pytest.approx(1 - np.mean(steps) / (2 * seen.var()), rel=1e-6)

@@ -197,7 +197,7 @@ def test_the_report_has_every_key(ready):
     }
     assert set(report["scan"]) == {"path", "shape", "spacing_mm", "orientation", "warnings"}
     assert set(report["model"]) == {"name", "version", "sha256"}
-    assert set(report["labels"][0]) == {"value", "name", "voxels", "volume_ml", "snomed"}
+    assert set(report["labels"][0]) == {"value", "name", "voxels", "volume_ml", "expected_dice", "snomed"}
     assert set(report["qc"]) == {"verdict", "reasons"}
     assert set(report["seconds"]) == {
         "read",

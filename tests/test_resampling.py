@@ -1,5 +1,7 @@
 """Resampling against scipy, and restoring against interpolating every class and taking the largest."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from torch.nn import functional
 
 from medseg.errors import GeometryError, ShapeMismatch
 from medseg.geometry import Geometry
-from medseg.restore import restore, restore_probabilities
 from medseg.resampling import Taps, coordinates, cubic_matrix, interpolate, resample_image
+from medseg.restore import restore, restore_probabilities
 
 
 @given(count=st.integers(2, 40), seed=st.integers(0, 1000))
@@ -30,6 +32,11 @@ def test_beyond_the_samples_the_border_is_repeated():
     assert np.allclose(matrix.sum(axis=1), 1, atol=1e-5)
 
 
+def test_what_weighs_next_to_nothing_is_nothing():
+    weights = np.abs(cubic_matrix(300, np.array([0.5, 150.3, 299.0])))
+    assert weights[weights > 0].min() >= 1e-9
+
+
 def test_one_sample_is_constant():
     assert (cubic_matrix(1, np.array([-1.0, 0.0, 2.0])) == 1).all()
 
@@ -45,6 +52,40 @@ def test_resampling_a_volume_is_that_of_scipy(spacing):
     found = resample_image(scan.array, scan.geometry, grid)
     assert found.dtype == np.float32
     assert np.abs(found[0] - wanted).max() < 1e-5 * np.ptp(scan.array)
+
+
+@pytest.mark.parametrize("shape", [(150, 40, 130), (90, 70, 1), (1, 1, 90)])
+@pytest.mark.parametrize("spacing", [(2.3, 1.0, 0.4), (0.7, 1.0, 1.0), (1.0, 1.0, 3.0)])
+def test_bands_are_the_whole_matrix_of_each_axis(shape, spacing):
+    array = np.random.default_rng(0).integers(-1000, 3000, (2, *shape), np.int16)
+    scan = Geometry(np.eye(4), shape)
+    grid = scan.respaced(spacing)
+    wanted = array.astype(np.float64)
+    for axis, at in enumerate(coordinates(scan, grid), start=1):
+        matrix = cubic_matrix(shape[axis - 1], at)
+        wanted = np.moveaxis(np.tensordot(matrix, wanted, axes=(1, axis)), 0, axis)
+    found = resample_image(array, scan, grid)
+    assert found.shape == (2, *grid.shape)
+    assert np.abs(found - wanted).max() < 1e-6 * np.ptp(array)
+
+
+def test_the_same_scan_in_each_of_the_48_orders_is_resampled_to_the_same_bits():
+    array = np.random.default_rng(0).integers(-1000, 3000, (1, 75, 70, 40), np.int16)
+    scan = Geometry(np.eye(4), array.shape[1:])
+    wanted = resample_image(array, scan, scan.respaced((1.7, 2.1, 0.8)))
+    for order in ORDERS:
+        stored = order.inverse().apply(np.ascontiguousarray(order.apply(array)))  # another order of the memory alone
+        assert np.array_equal(resample_image(stored, scan, scan.respaced((1.7, 2.1, 0.8))), wanted)
+
+
+def test_a_scan_is_not_converted_as_a_whole():
+    array = np.zeros((1, 220, 220, 220), np.int16, order="F")
+    scan = Geometry(np.eye(4), array.shape[1:])
+    tracemalloc.start()
+    found = resample_image(array, scan, scan.respaced((2.0, 2.0, 2.0)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - found.nbytes < array.nbytes
 
 
 def test_a_linear_ramp_in_the_world_stays_one():

@@ -22,11 +22,25 @@ def rows(bundle: Bundle, path: Path) -> list[tuple[str, str]]:
         ("spacing", " x ".join(f"{mm:g}" for mm in plan.spacing) + " mm" if plan.spacing else "as the scan's"),
         *(("label", " ".join([f"{label.value} {label.name}", *map(str, label.codes)])) for label in plan.labels),
         *_scores(card),
+        *_calibration(bundle),
         *(("limit", text) for text in card.limits),
         ("data", card.training_data),
         ("licence", card.licence),
         ("attribution", card.attribution),
     ]
+
+
+def _calibration(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """Yield what makes its probabilities honest, and how far its own estimate of Dice was off in held-out cases."""
+    if bundle.calibration is None:
+        return
+    before, after = bundle.calibration.nll
+    likelihood = f"negative log likelihood of a voxel {before:.4f} to {after:.4f} nats"
+    yield "temperature", f"{bundle.calibration.temperature:.3g}, {likelihood}; {bundle.calibration.how}"
+    for name, line in bundle.calibration.labels.items():
+        damaged = "" if line.error_damaged is None else f", in damaged copies by {line.error_damaged:.3f}"
+        rank = "" if line.spearman is None else f", Spearman {line.spearman:.2f}"
+        yield "expected", f"dice {name} off by {line.error:.3f} in {line.cases} cases{damaged}{rank}"
 
 
 def _scores(card: Card) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from medseg.dicom.parts import holds_dicom
 from medseg.errors import UsageError
 from medseg.io import PICTURES, SUFFIXES, scans_in, stem_of, suffix_of
 from medseg.plan import Plan
-from medseg.report.job import DICOM_FORMATS, Job, plan_targets
+from medseg.report.job import DICOM_FORMATS, MAPS, Job, plan_targets
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 FORMAT_OF_SUFFIX = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "nrrd", ".seg.nrrd": "seg.nrrd", ".mha": "mha"}
@@ -29,6 +29,7 @@ class Options:
     series: str | None = None
     repair: bool = False
     suv: bool = False
+    maps: tuple[str, ...] = ()  # beside probabilities
 
 
 def find_jobs(inputs: Sequence[Path], channels: Sequence[str], plan: Plan, options: Options) -> list[Job]:
@@ -103,7 +104,7 @@ def _in_folder(folder: Path, plan: Plan) -> list[tuple[Path, ...]]:
 
 
 def _is_result(stem: str, stems: set[str]) -> bool:
-    base = stem.removesuffix("_probabilities")
+    base = next((stem.removesuffix(f"_{kind}") for kind in MAPS if stem.endswith(f"_{kind}")), stem)
     return base.endswith("_seg") and any(
         name in stems for name in (base.removesuffix("_seg"), base.removesuffix("_seg") + "_0000")
     )
@@ -121,15 +122,15 @@ def _targets(scan: tuple[Path, ...], options: Options, *, alone: bool) -> dict[s
         formats = options.formats or (("nifti", "dicom-seg") if from_dicom else ("nifti",))
         if not from_dicom and (asked := [kind for kind in formats if kind in DICOM_FORMATS]):
             raise UsageError(f"{asked[0]} needs a DICOM series to refer to", hint="give DICOM, or another --format")
-        return plan_targets(
-            f"{stem}_seg", output or folder, formats, picture=options.picture, probabilities=options.probabilities
-        )
+        return _planned(f"{stem}_seg", output or folder, formats, options)
     if not alone:
         raise UsageError(f"{output} is one file, but there are several scans", hint="give a folder after -o")
     chosen = FORMAT_OF_SUFFIX.get(suffix_of(output))
     if chosen is None:
         raise UsageError(f"{output}: a label map cannot be a picture", hint="choose .nii.gz, .nrrd, .mha or .seg.nrrd")
-    targets = plan_targets(
-        stem_of(output), output.parent, [chosen], picture=options.picture, probabilities=options.probabilities
-    )
-    return {**targets, chosen: output}
+    return {**_planned(stem_of(output), output.parent, [chosen], options), chosen: output}
+
+
+def _planned(name: str, folder: Path, formats: Sequence[str], options: Options) -> dict[str, Path]:
+    picture, probabilities = options.picture, options.probabilities
+    return plan_targets(name, folder, formats, picture=picture, probabilities=probabilities, maps=options.maps)

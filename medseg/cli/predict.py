@@ -77,6 +77,9 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of background and each label.")
     ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write maps of entropy, and of members' disagreement.")
+    ] = False,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Write a picture of the result.")] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail a scan whose result the quality check refuses.")
@@ -105,7 +108,9 @@ def predict(
 
     bundle = Bundle.load(find(model))
     asked = tuple(formats.split(",")) if formats else ()
-    wanted = Options(output, asked, picture, probabilities, volume, series, repair, suv)
+    several = len(bundle.members) > 1 or mirror
+    maps = (("uncertainty", "disagreement") if several else ("uncertainty",)) if uncertainty else ()
+    wanted = Options(output, asked, picture, probabilities, volume, series, repair, suv, maps)
     jobs = find_jobs(scans or [], channel or [], bundle.plan, wanted)
     check_distinct(jobs)
     for folder in sorted({target.parent for job in jobs for target in job.targets.values()}):

@@ -15,21 +15,23 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from medseg.errors import UsageError
-from medseg.inference.uncertainty import far_behind, fresh_rows, joint, lead, soft_dice, softmax
+from medseg.inference.uncertainty import fresh_rows, joint, lead, soft_dice, softmax, unclear
 from medseg.inference.windows import Strip, Windows
-from medseg.kernels import CERTAIN, Place
+from medseg.kernels import Place
 from medseg.plan import Calibration, DiceLine, Plan
 from medseg.prepare import Prepared
+from medseg.resampling import cubic_matrix
 from medseg.restore import Settled, resample_labels
 from medseg.volume import LabelMap
 
-TEMPERATURES = tuple(2.0 ** (step / 4) for step in range(-4, 9))  # 0.5 to 4; between them, parabolas
-_STEPS = np.log2(TEMPERATURES)
+_STEPS = np.arange(-4, 9) / 4
+TEMPERATURES = tuple((2.0**_STEPS).tolist())  # 0.5 to 4; between them, splines
 _UNDRAWN = 255
 _FEWEST = 8  # cases from which a line is drawn
 _STEEPEST = 3.0  # of a line: half as much again as that of any label of the shipped model
 _UNHARMED = 2.0  # weight of all cases as they are against all damaged copies
 _PARTS = 5  # of the cases: each is judged by what the others say
+_TRIED = 3001  # temperatures
 _TURNS = 30  # of the search for the line of least absolute differences
 _FINE = 1e-3  # of Dice
 
@@ -110,7 +112,7 @@ class Witness:
             truth = self._truth[number, rows]
             drawn = truth != _UNDRAWN
             ahead = self._place.get(lead(logits))
-            mask = drawn & ((ahead < CERTAIN) | (winners != truth))
+            mask = drawn & (unclear(ahead, TEMPERATURES[-1]) | (winners != truth))
             values = self._place.get(logits[:, self._place.put(mask)]).astype(np.float64)
             self._add(values, ahead[mask], winners[mask], truth[mask])
             self._joint += np.diag(np.bincount(winners[drawn & ~mask], minlength=count))
@@ -128,7 +130,7 @@ class Witness:
     ) -> None:
         """Add voxels by logits (L, N), lead, label and reference (N,); a lead that is large enough leaves no doubt."""
         for number, temperature in enumerate(TEMPERATURES):
-            near = ahead < far_behind(temperature)
+            near = unclear(ahead, temperature)
             shares = softmax(values[:, near], temperature)
             likely = shares[truth[near], np.arange(shares.shape[1])]
             far = np.flatnonzero(~near)
@@ -141,8 +143,8 @@ def fit(evidence: Sequence[Evidence], labels: Sequence[str], how: str) -> Calibr
     """Return the calibration of a model; None where fewer than eight cases speak for it.
 
     The temperature is the one of least negative log likelihood in the cases as they are (Guo et al. 2017). From soft
-    Dice to Dice leads the line of least absolute differences over cases and damaged copies, through the middle of the
-    cases; it is at least as steep as the one from (0, 0).
+    Dice to Dice leads a line through the mean of the cases, so that it is right on average. It is as steep as the line
+    of least absolute differences over cases and damaged copies, and at least as steep as the one from (0, 0).
 
     Parameters
     ----------
@@ -170,8 +172,8 @@ def fit(evidence: Sequence[Evidence], labels: Sequence[str], how: str) -> Calibr
 
 def expected_dice(evidence: Evidence, calibration: Calibration) -> dict[str, float]:
     """Return the Dice that a calibration lets expect of each label that was found in a case."""
-    step = float(np.log2(calibration.temperature))
-    soft = {name: _at(step, np.array(curve)) for name, curve in evidence.soft.items()}
+    step = np.log2([calibration.temperature])
+    soft = {name: float(_at(step, np.array(curve))[0]) for name, curve in evidence.soft.items()}
     return {name: line.at(soft[name]) for name, line in calibration.labels.items() if name in soft}
 
 
@@ -186,9 +188,11 @@ class _Points:
     @classmethod
     def of(cls, evidence: Sequence[Evidence], label: str, temperature: float) -> _Points:
         found = [each for each in evidence if label in each.soft and isfinite(each.dice[label])]
-        soft = [_at(np.log2(temperature), np.array(each.soft[label])) for each in found]
+        curves = np.array([each.soft[label] for each in found]).reshape(len(found), len(_STEPS)).T
         dice = [each.dice[label] for each in found]
-        return cls(np.array(soft), np.array(dice), np.array([each.damaged for each in found], bool))
+        return cls(
+            _at(np.log2([temperature]), curves)[0], np.array(dice), np.array([each.damaged for each in found], bool)
+        )
 
 
 def _judged_line(evidence: Sequence[Evidence], label: str, temperature: float) -> DiceLine | None:
@@ -229,32 +233,26 @@ def _described(line: Line, points: _Points, expected: Floats, dice: Floats, dama
 def _temperature(whole: Sequence[Evidence]) -> tuple[float, tuple[float, float]]:
     """Return the best temperature, and the mean negative log likelihood of a voxel at 1 and at that."""
     curve = np.array([each.nll for each in whole]).sum(axis=0) / sum(each.voxels for each in whole)
-    at = int(np.clip(curve.argmin(), 1, len(curve) - 2))
-    before, middle, after = curve[at - 1 : at + 2]
-    bend = before - 2 * middle + after
-    step = 0.0 if bend <= 0 else float(np.clip((before - after) / (2 * bend), -1, 1))
-    best = float(_STEPS[at]) + step * float(_STEPS[1] - _STEPS[0])
-    return 2.0**best, (round(_at(0.0, curve), 8), round(_at(best, curve), 8))
+    tried = np.linspace(_STEPS[0], _STEPS[-1], _TRIED)
+    losses = _at(tried, curve)
+    best = int(losses.argmin())
+    return float(2.0 ** tried[best]), (round(float(_at(np.zeros(1), curve)[0]), 8), round(float(losses[best]), 8))
 
 
-def _at(step: float, curve: Floats) -> float:
-    """Return the value of a curve over `TEMPERATURES` at a power of two, from the parabola of the nearest three."""
-    place = (step - _STEPS[0]) / (_STEPS[1] - _STEPS[0])
-    at = int(np.clip(round(place), 1, len(curve) - 2))
-    before, middle, after = curve[at - 1 : at + 2].tolist()
-    off = float(place - at)
-    found: float = middle + off * (after - before) / 2 + off * off * (before - 2 * middle + after) / 2
-    return found
+def _at(steps: Floats, curve: Floats) -> Floats:
+    """Return the values of a curve (or of several, side by side) over `TEMPERATURES` at powers of two (N,)."""
+    values: Floats = cubic_matrix(len(_STEPS), (steps - _STEPS[0]) / (_STEPS[1] - _STEPS[0])).astype(np.float64) @ curve
+    return values
 
 
 def _line(points: _Points) -> Line | None:
-    """Return the line of least absolute differences, through the middle of the cases; None of fewer than eight."""
+    """Return the line through the mean of the cases, as steep as that of least absolute differences; None of few."""
     soft, dice, whole = points.soft, points.dice, ~points.damaged
     cases = int(np.count_nonzero(whole))
     if cases < _FEWEST:
         return None
     weight = np.where(whole, _UNHARMED / cases, 1 / max(1, len(soft) - cases))
-    least = float(np.median(dice[whole]) / np.median(soft[whole]))
+    least = float(np.mean(dice[whole]) / np.mean(soft[whole]))
     slope, pull = least, weight
     for _ in range(_TURNS):
         x, y = soft - np.average(soft, weights=pull), dice - np.average(dice, weights=pull)
@@ -263,7 +261,7 @@ def _line(points: _Points) -> Line | None:
         away = y - slope * x
         pull = weight / np.abs(away).clip(_FINE)
     slope = min(max(slope, least), max(_STEEPEST, least))
-    return float(np.median(dice[whole] - slope * soft[whole])), slope
+    return float(np.mean(dice[whole] - slope * soft[whole])), slope
 
 
 def _along(line: Line, soft: Floats) -> Floats:

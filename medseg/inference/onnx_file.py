@@ -33,9 +33,7 @@ def export(bundle: Bundle, path: Path, *, mirror: bool = False) -> None:
             raise UsageError(f"{name} is not installed", hint="pip install 'medseg[onnx]'")
     network = Ensemble.of(bundle, mirror=mirror)
     example = torch.zeros(2, len(bundle.plan.channels), *bundle.plan.patch)
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # it warns of operations that no network of ours has
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operations that no network of ours has
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own parts
         program = torch.onnx.export(

@@ -99,7 +99,7 @@ class Doubt:
 
     def _seen(self, logits: Array, labels: Array) -> tuple[Matrix, npt.NDArray[np.float32]]:
         """Return how many voxels of each label are likely to be of each label, and the entropy of each voxel."""
-        open_yet = lead(logits) < far_behind(self._temperature)
+        open_yet = unclear(lead(logits), self._temperature)
         near, winners = self._place.get(open_yet), self._place.get(labels)
         shares = softmax(self._place.get(logits[:, open_yet]), self._temperature)
         entropy = np.zeros(near.shape, np.float32)
@@ -114,11 +114,6 @@ def fresh_rows(strip: Strip) -> slice:
     return slice(start + 1 if start else 0, stop)
 
 
-def far_behind(temperature: float) -> float:
-    """Return the difference of logits from which on a label counts as impossible; it never includes what is CERTAIN."""
-    return min(_FAR * temperature, CERTAIN)
-
-
 def lead(logits: Array) -> Array:
     """Return by how much the best channel of each voxel leads: (B, C) from logits (L, B, C), both of one place."""
     best, second = logits[0] + 0, logits[0] - inf
@@ -126,6 +121,11 @@ def lead(logits: Array) -> Array:
         second = second.clip(row.clip(max=best))
         best = best.clip(row)
     return best - second
+
+
+def unclear(ahead: Array, temperature: float) -> Array:
+    """Return where a lead leaves room for doubt; not where no window looked, which is CERTAIN at any temperature."""
+    return (ahead < _FAR * temperature) & (ahead != CERTAIN)
 
 
 def softmax(logits: Floats, temperature: float) -> Floats:

@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from medseg.atomic import Outputs
+from medseg.bundle import Bundle
 from medseg.errors import Refused, UsageError
-from medseg.inference import Predictor
+from medseg.inference import Prediction, Predictor
 from medseg.io import read, save
 from medseg.progress import Progress, silent, timed
-from medseg.qc import Verdict, assess, measure
-from medseg.report.job import DICOM_FORMATS, FORMATS, Job
+from medseg.qc import Measures, Verdict, assess, measure
+from medseg.report.job import DICOM_FORMATS, FORMATS, MAPS, Job
 from medseg.report.picture import draw
 from medseg.report.record import Record, as_json, record, rounded, size_line
 from medseg.volume import LabelMap, Volume, stack_channels
@@ -37,12 +38,16 @@ def deliver(
     with timed("read", seconds, progress):
         choice = partial(read, volume=job.volume, series=job.series, repair=job.repair, suv=job.suv)
         scan = stack_channels([choice(path) for path in job.scan])
-    prediction = predictor(scan, probabilities="probabilities" in job.targets, progress=progress)
+    prediction = predictor(
+        scan,
+        probabilities="probabilities" in job.targets,
+        uncertainty="uncertainty" in job.targets,
+        progress=progress,
+    )
     seconds |= prediction.seconds
     labels, bundle = prediction.labels, predictor.bundle
     with timed("check", seconds, progress):
-        measures = measure(prediction.prepared, labels, bundle.plan)
-        verdict = assess(measures, labels, bundle.fingerprint, removed=prediction.removed)
+        measures, verdict = _judge(prediction, bundle)
     if strict:
         _pass(verdict, job.scan[0])
     data = record(job, scan, bundle, verdict, voxels=measures.voxels, prediction=prediction, seconds=seconds)
@@ -51,8 +56,8 @@ def deliver(
             for kind, target in job.targets.items():
                 if kind in FORMATS:
                     save(labels, target, outputs)
-                elif kind == "probabilities" and prediction.probabilities:
-                    save(prediction.probabilities, target, outputs)
+                elif kind in MAPS:
+                    save(getattr(prediction, kind), target, outputs)
         picture = b""
         if {"picture", "sc"} & job.targets.keys():
             with timed("picture", seconds, progress):
@@ -65,6 +70,19 @@ def deliver(
         data["seconds"] = rounded(seconds)
         outputs.write(job.targets["report"], [as_json(data)])
     return data
+
+
+def _judge(prediction: Prediction, bundle: Bundle) -> tuple[Measures, Verdict]:
+    measures = measure(prediction.prepared, prediction.labels, bundle.plan)
+    verdict = assess(
+        measures,
+        prediction.labels,
+        bundle.fingerprint,
+        removed=prediction.removed,
+        expected_dice=prediction.expected_dice,
+        calibration=bundle.calibration,
+    )
+    return measures, verdict
 
 
 def _pass(verdict: Verdict, scan: Path) -> None:

@@ -20,7 +20,7 @@ from medseg.report.picture import draw
 from medseg.report.record import Record, model_record, rounded, scan_record
 from medseg.volume import LabelMap, Volume, stack_channels
 
-_AFTER = 3.0  # bytes of memory for each voxel of the scan that checking, drawing and writing take at most
+_AFTER = 1.3, 200e6  # bytes that cleaning, checking, drawing and writing take at most: for each voxel, and at all
 _WRITTEN = 4e-9  # seconds to write a voxel of a label map, compressed
 
 
@@ -40,11 +40,12 @@ def foresee(job: Job, predictor: Predictor, *, progress: Progress = silent) -> R
     with timed("read", seconds, progress):
         choice = partial(read, volume=job.volume, series=job.series, repair=job.repair, suv=job.suv)
         scan = stack_channels([choice(path) for path in job.scan])
-    found = predictor.estimate(scan, probabilities="probabilities" in job.targets, progress=progress)
+    asked = {name: name in job.targets for name in ("probabilities", "uncertainty")}
+    found = predictor.estimate(scan, **asked, progress=progress)
     seconds |= found.seconds
     voxels = prod(scan.geometry.shape)
     seconds |= _afterwards(found, voxels, predictor, drawn=bool({"picture", "sc"} & job.targets.keys()))
-    host = max(peak(), resident() + max(found.host, int(_AFTER * voxels)))
+    host = max(peak(), resident() + max(found.host, int(_AFTER[0] * voxels + _AFTER[1])))
     return {
         "medseg": __version__,
         "scan": scan_record(job, scan),

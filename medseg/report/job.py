@@ -17,6 +17,7 @@ DICOM_FORMATS = {
     "sr": "_sr.dcm",
     "sc": "_sc.dcm",
 }
+MAPS = ("probabilities", "uncertainty", "disagreement")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Job:
     scan : sequence of Path
         A file for each channel of the model.
     targets : dict
-        Where to write, by kind: the formats of `FORMATS` and `DICOM_FORMATS`, 'probabilities', 'picture', 'report'.
+        Where to write, by kind: the formats of `FORMATS` and `DICOM_FORMATS`, those of `MAPS`, 'picture', 'report'.
     volume : int, optional
         Which volume of a 4D file.
     series : str, optional
@@ -51,9 +52,17 @@ class Job:
 
 
 def plan_targets(
-    name: str, folder: Path, formats: Sequence[str], *, picture: bool = True, probabilities: bool = False
+    name: str,
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    picture: bool = True,
+    probabilities: bool = False,
+    maps: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Return where the results of a scan go: `<name>.<suffix>` in a folder, for every kind of result.
+
+    Beside probabilities, `maps` may name 'uncertainty' and 'disagreement'.
 
     Raises
     ------
@@ -64,8 +73,8 @@ def plan_targets(
     if unknown := [kind for kind in formats if kind not in known]:
         raise UsageError(f"there is no format {unknown[0]!r}", hint=f"choose from: {', '.join(known)}")
     targets = {kind: folder / f"{name}{known[kind]}" for kind in formats}
-    if probabilities:
-        targets["probabilities"] = folder / f"{name}_probabilities.nii.gz"
+    for kind in ("probabilities", *maps) if probabilities else maps:
+        targets[kind] = folder / f"{name}_{kind}.nii.gz"
     if picture:
         targets["picture"] = folder / f"{name}.png"
     targets["report"] = folder / f"{name}.json"

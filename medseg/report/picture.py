@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from medseg.strides import slabs
 from medseg.volume import LabelMap, Volume
 
 _PANEL = 340  # pixels of the longest side of a plane
@@ -176,7 +177,9 @@ def _oriented(scan: Volume, labels: LabelMap) -> tuple[Volume, LabelMap]:
 
 def _fullest(labels: LabelMap, view: _View) -> int:
     """Return the plane with the most labelled voxels, or the middle one if there are none."""
-    areas = (labels.array > 0).sum(axis=(view.right, view.down))
+    areas = np.zeros(labels.geometry.shape[view.across], np.int64)
+    for part in slabs(labels.array):
+        areas[part[view.across]] += np.count_nonzero(labels.array[part], axis=(view.right, view.down))
     return int(areas.argmax()) if areas.any() else len(areas) // 2
 
 

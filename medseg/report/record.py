@@ -29,9 +29,11 @@ def record(
 ) -> Record:
     """Return the report of a scan; every value can be written as JSON.
 
-    Volumes are in mL and spacing in mm; both are null for a picture without a physical size.
+    Volumes are in mL and spacing in mm; both are null for a picture without a physical size. The expected Dice is null
+    for a label that was not found, and where the model is not calibrated for it.
     """
     geometry = scan.geometry
+    expected = {name: round(dice, 4) for name, dice in prediction.expected_dice.items() if voxels[name]}
     return {
         "medseg": __version__,
         "scan": scan_record(job, scan),
@@ -42,6 +44,7 @@ def record(
                 "name": label.name,
                 "voxels": voxels[label.name],
                 "volume_ml": round(voxels[label.name] * geometry.voxel_volume / 1000, 6) if geometry.physical else None,
+                "expected_dice": expected.get(label.name),
                 "snomed": _snomed(label),
             }
             for label in bundle.plan.labels
@@ -90,10 +93,10 @@ def as_json(data: Record) -> bytes:
 
 
 def size_line(label: Mapping[str, Any]) -> str:
-    """Return one label of a report as people read it: its name and volume."""
-    if label["volume_ml"] is None:
-        return f"{label['name']}: {label['voxels']} pixels"
-    return f"{label['name']}: {label['volume_ml']:.3f} mL"
+    """Return one label of a report as people read it: its name, volume, and the Dice to expect."""
+    size = f"{label['voxels']} pixels" if label["volume_ml"] is None else f"{label['volume_ml']:.3f} mL"
+    expected = "" if label["expected_dice"] is None else f", expected Dice {label['expected_dice']:.2f}"
+    return f"{label['name']}: {size}{expected}"
 
 
 def _snomed(label: Label) -> Record | None:

@@ -11,7 +11,7 @@ import numpy as np
 from medseg.bundle import Bundle, Card, Validation, Weights
 from medseg.plan import Plan
 from medseg.qc import Measures, fingerprint
-from medseg.training.scoring import Scored, final_scores
+from medseg.training.scoring import Scored, calibration_of, final_scores
 from medseg.training.setup import Setup
 from medseg.training.validation import largest_pieces_that_help, summarise_validation
 
@@ -58,10 +58,12 @@ def finished_model(
     else:
         cleaned = _whole_labels(measures, setup.plan)
     plan = Plan.parse({**setup.plan.model_dump(mode="json"), "largest_component": cleaned})
-    validation = summarise_validation(final_scores(scored, cleaned, plan), how) if scored else None
+    scores = final_scores(scored, cleaned, plan)
+    validation = summarise_validation(scores, how) if scored else None
+    calibration = calibration_of(scored, scores, [label.name for label in plan.labels], how)
     card = _card(output, setup, validation)
     weights = [member for bundle in members for member in bundle.members]
-    return Bundle.of(weights, plan=plan, card=card, fingerprint=fingerprint(measures))
+    return Bundle.of(weights, plan=plan, card=card, fingerprint=fingerprint(measures), calibration=calibration)
 
 
 def _whole_labels(measures: Sequence[Measures], plan: Plan) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from medseg.bundle import Bundle
 from medseg.evaluation import Case as Scores
 from medseg.evaluation import Score
 from medseg.inference import Predictor
-from medseg.plan import Plan
+from medseg.inference.calibration import Evidence, Witness, fit
+from medseg.plan import Calibration, Plan
 from medseg.postprocess import keep_largest
 from medseg.progress import Progress
 from medseg.training.data import Legend, reference_of
@@ -32,11 +33,14 @@ class Scored:
         Scores of its answer, and of the largest piece of each label.
     effects : tuple of Effect
         What cleaning changes.
+    evidence : Evidence
+        How sure it was, against what is drawn.
     """
 
     plain: Scores
     cleaned: Scores
     effects: tuple[Effect, ...]
+    evidence: Evidence
 
 
 def score_members_cases(
@@ -66,10 +70,11 @@ def score_members_cases(
             break
         scan = case.scan()
         reference, drawn = reference_of(case, bundle.plan, legend, scan.geometry)
-        found = predictor(scan).labels
+        witness = Witness(bundle.plan, reference, drawn)
+        found = predictor(scan, watch=witness).labels
         if not drawn.all():
             found = replace(found, array=np.where(drawn, found.array, 0).astype(found.array.dtype))
-        scored.append(_scored(case.name, found, reference))
+        scored.append(_scored(case.name, found, reference, witness))
         progress("score", (number + 1) / len(cases))
     return scored
 
@@ -90,6 +95,15 @@ def final_scores(scored: Iterable[Scored], cleaned: Sequence[str], plan: Plan) -
     ]
 
 
+def calibration_of(
+    scored: Sequence[Scored], scores: Sequence[Scores], labels: Sequence[str], how: str
+) -> Calibration | None:
+    """Return the calibration that held-out cases speak for, with their final scores; None if they are too few."""
+    dice = [{score.name: score.values["dice"] for score in case.scores} for case in scores]
+    evidence = [replace(case.evidence, dice=each) for case, each in zip(scored, dice, strict=True)]
+    return fit(evidence, labels, how)
+
+
 def to_data(scored: Iterable[Scored]) -> list[dict[str, Any]]:
     """Return scores as plain data."""
     return [asdict(case) for case in scored]
@@ -98,16 +112,21 @@ def to_data(scored: Iterable[Scored]) -> list[dict[str, Any]]:
 def from_data(data: Iterable[dict[str, Any]]) -> list[Scored]:
     """Return scores from plain data."""
     return [
-        Scored(_scores(case["plain"]), _scores(case["cleaned"]), tuple(Effect(**effect) for effect in case["effects"]))
+        Scored(
+            _scores(case["plain"]),
+            _scores(case["cleaned"]),
+            tuple(Effect(**effect) for effect in case["effects"]),
+            Evidence(**case["evidence"]),
+        )
         for case in data
     ]
 
 
-def _scored(name: str, found: LabelMap, reference: LabelMap) -> Scored:
+def _scored(name: str, found: LabelMap, reference: LabelMap, witness: Witness) -> Scored:
     plain = score_case(name, found, reference)
     largest, removed = keep_largest(found, [label.name for label in found.labels])
     cleaned = score_case(name, largest, reference) if any(removed.values()) else plain
-    return Scored(plain, cleaned, tuple(effects_of_largest(found, reference)))
+    return Scored(plain, cleaned, tuple(effects_of_largest(found, reference)), witness.evidence(name, {}))
 
 
 def _scores(data: dict[str, Any]) -> Scores:
