@@ -92,7 +92,9 @@ def named(bundle: Bundle) -> Bundle:
     """Return a model with the names and codes of the shipped one."""
     plan = Plan.parse({**bundle.plan.model_dump(mode="json"), "labels": LABELS})
     card = bundle.card.model_copy(update=CARD)
-    return Bundle.of(bundle.members, plan=plan, card=card, fingerprint=bundle.fingerprint)
+    return Bundle.of(
+        bundle.members, plan=plan, card=card, fingerprint=bundle.fingerprint, calibration=bundle.calibration
+    )
 
 
 def list_cases(folder: Path) -> dict[str, object]:

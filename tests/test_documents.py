@@ -14,7 +14,7 @@ from phantoms import series, store
 from PIL import Image
 
 import medseg
-from medseg import cli
+from medseg import cli, zoo
 from medseg.networks import ARCHITECTURES
 from medseg.networks.needs import needs
 
@@ -148,6 +148,30 @@ def test_the_training_pipeline_runs_on_a_few_cases(tmp_path, data):
     assert bundle.card.name == "hippocampus-t1"
 
 
+@pytest.mark.slow
+def test_the_calibrating_pipeline_calibrates_and_leaves_the_weights_as_they_are(tmp_path, data):
+    splits = json.loads((data / "hippocampus" / "splits.json").read_text())
+    splits = [{"train": [], "val": fold["val"][:2]} for fold in splits]
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for fold in splits:
+            for case in fold["val"]:
+                source = data / "hippocampus" / folder / f"{case}.nii.gz"
+                (tmp_path / "data" / folder / source.name).write_bytes(source.read_bytes())
+    names = [f"./labelsTr/{case}.nii.gz" for fold in splits for case in fold["val"]]
+    entries = [{"image": name.replace("labels", "images"), "label": name} for name in names]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": entries}))
+    (tmp_path / "data" / "splits.json").write_text(json.dumps(splits))
+    done = program("calibrate_hippocampus.py", tmp_path / "data", "-o", "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "back half blank" in done.stdout
+    made, shipped = (medseg.Bundle.load(path) for path in (tmp_path / "out.safetensors", zoo.find(zoo.DEFAULT)))
+    assert made.calibration.cases == 10
+    assert 1 < made.calibration.temperature < 2
+    assert made.members[4].keys() == shipped.members[4].keys()
+    assert all(np.array_equal(made.members[4][name], array) for name, array in shipped.members[4].items())
+
+
 def test_the_comparison_trains_scores_and_draws(tmp_path, drive):
     words = ("--only", "drive", "--networks", "fcn32s", "hypercolumn", "--steps", 2)
     done = program("compare_architectures.py", "--data", drive.parent, "--output", "out", *words, cwd=tmp_path)
@@ -159,7 +183,9 @@ def test_the_comparison_trains_scores_and_draws(tmp_path, drive):
         assert picture.size[0] > 1000
 
 
-@pytest.mark.parametrize("name", ["train_hippocampus.py", "monai_pipeline.py", "compare_architectures.py"])
+@pytest.mark.parametrize(
+    "name", ["train_hippocampus.py", "calibrate_hippocampus.py", "monai_pipeline.py", "compare_architectures.py"]
+)
 def test_the_pipelines_explain_themselves(name, tmp_path):
     done = program(name, "--help", cwd=tmp_path)
     assert done.returncode == 0

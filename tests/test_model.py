@@ -22,7 +22,14 @@ def verdict(predictor, scan):
     prediction = predictor(scan)
     bundle = predictor.bundle
     measures = measure(prediction.prepared, prediction.labels, bundle.plan)
-    return assess(measures, prediction.labels, bundle.fingerprint, removed=prediction.removed)
+    return assess(
+        measures,
+        prediction.labels,
+        bundle.fingerprint,
+        removed=prediction.removed,
+        expected_dice=prediction.expected_dice,
+        calibration=bundle.calibration,
+    )
 
 
 def crop(scan, start, size=(40, 56, 40)):

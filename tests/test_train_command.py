@@ -73,6 +73,7 @@ def test_a_folder_of_pairs_becomes_a_model_that_finds_the_labels(pairs, tmp_path
     assert "spacing" in err
     assert "label 1" in out
     assert bundle.card.validation.cases == 1
+    assert bundle.calibration is None  # one case is too little
     assert bundle.fingerprint.cases == 10
     assert (tmp_path / "balls.training" / "curves.png").stat().st_size > 1000
     assert not (tmp_path / "balls.training" / "cases").exists()
@@ -101,6 +102,8 @@ def test_folds_become_an_ensemble_and_every_case_is_scored_once(pairs, tmp_path,
     bundle = Bundle.load(output)
     assert len(bundle.members) == 2
     assert bundle.card.validation.cases == 10
+    assert bundle.calibration.cases == 10
+    assert bundle.calibration.how == bundle.card.validation.how
     assert "2 folds" in out
 
 

@@ -129,14 +129,13 @@ class Witness:
         self, values: Floats, ahead: npt.NDArray[np.float32], won: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]
     ) -> None:
         """Add voxels by logits (L, N), lead, label and reference (N,); a lead that is large enough leaves no doubt."""
+        voxels = np.arange(len(won))
+        missing = (values[won, voxels] - values[truth, voxels]).sum()
         for number, temperature in enumerate(TEMPERATURES):
             near = unclear(ahead, temperature)
             shares = softmax(values[:, near], temperature)
-            likely = shares[truth[near], np.arange(shares.shape[1])]
-            far = np.flatnonzero(~near)
-            missing = values[won[far], far] - values[truth[far], far]
-            self._nll[number] += missing.sum() / temperature - np.log(likely.clip(1e-300)).sum()
-            self._joint[number] += joint(won[near], shares, won[far])
+            self._nll[number] += missing / temperature - np.log(shares.max(axis=0)).sum()
+            self._joint[number] += joint(won[near], shares, won[~near])
 
 
 def fit(evidence: Sequence[Evidence], labels: Sequence[str], how: str) -> Calibration | None:
