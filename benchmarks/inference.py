@@ -88,7 +88,7 @@ def parsed(argv: Sequence[str] | None, device: str) -> Words:
     parser.add_argument(
         "--methods",
         nargs="+",
-        help=f"default: {' '.join(METHODS['cpu'])}; also medseg/compiled, or a precision as in medseg/openvino:int8",
+        help=f"default: {' '.join(METHODS['cpu'])}; also medseg/compiled, monai/whole, or medseg/openvino:int8",
     )
     parser.add_argument("--data", type=Path, help="hippocampus folder, for case a")
     parser.add_argument("--nnunet", type=Path, metavar="VENV", help="environment that holds nnunetv2")
@@ -96,6 +96,13 @@ def parsed(argv: Sequence[str] | None, device: str) -> Words:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--repeat", type=int, default=1, help="medians of so many processes")
     parser.add_argument("--limit-memory", type=float, metavar="GB", help="address space of each process; not on CUDA")
+    parser.add_argument(
+        "--touch",
+        type=float,
+        default=0.0,
+        metavar="GB",
+        help="use so much memory before each process: virtual machines are slow to hand it out for the first time",
+    )
     parser.add_argument("--device", default=device)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for scans, label maps and results")
     words = parser.parse_args(argv)
@@ -157,6 +164,7 @@ def run(method: str, job: work.Work, folder: Path, words: Words, *, margins: boo
     }  # fmt: skip
     (own / "job.json").write_text(json.dumps(asked))
     python = words.nnunet.absolute() / "bin" / "python" if tool == "nnunet" and words.nnunet else sys.executable
+    subprocess.run([sys.executable, "-c", f"b'x' * {int(words.touch * GIGABYTE)}"], check=True)
     load = os.getloadavg()[0]
     with (own / "log.txt").open("w") as log:
         command = [str(python), str(HERE / "one.py"), str(own / "job.json")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,7 @@ class Bundle:
         return self.header.calibration
 
     @classmethod
-    def load(cls, path: Path) -> Bundle:
+    def load(cls, path: str | os.PathLike[str]) -> Bundle:
         """Return the model in a file; no code in it can run.
 
         Raises
@@ -192,6 +193,7 @@ class Bundle:
             If the file is missing, damaged, a pickle or zip in disguise, of another format version, has unknown
             keys, or holds weights that are not finite.
         """
+        path = Path(path)
         data = _read(path)
         header = _header(data, path)
         try:
@@ -205,7 +207,7 @@ class Bundle:
             raise BundleError(f"{path}: {what} the weights of a stage that locates", hint=_HINT_COPY)
         return cls(header, members[:-1], hashlib.sha256(data).hexdigest(), members[-1] or None)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file, whole or not at all; the same model gives the same bytes."""
         named: list[tuple[int | str, Weights]] = [*enumerate(self.members), (_LOCATOR, self.locator or {})]
         tensors = {
@@ -213,7 +215,7 @@ class Bundle:
             for number, member in named
             for name, array in member.items()
         }
-        write_atomic(path, [safetensors.numpy.save(tensors, {"medseg": canonical_json(self.header)})])
+        write_atomic(Path(path), [safetensors.numpy.save(tensors, {"medseg": canonical_json(self.header)})])
 
 
 def canonical_json(record: Record) -> str:

@@ -285,8 +285,9 @@ def test_json_on_standard_output_is_a_line_for_each_scan(tmp_path, run, model):
     assert set(bad["error"]) == {"code", "problem", "hint"}
     assert bad["scan"]["path"].endswith("b.nii.gz")
     events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    assert {event["stage"] for event in events} >= {"read", "network", "write"}
-    fractions = [event["fraction"] for event in events if event["number"] == 1]
+    steps = [event for event in events if event["event"] == "progress"]
+    assert {step["stage"] for step in steps} >= {"read", "network", "write"}
+    fractions = [step["fraction"] for step in steps if step["number"] == 1]
     assert fractions == sorted(fractions)
     assert run("predict", tmp_path / "in" / "a.nii.gz", "-m", model, "--json", tmp_path / "log.jsonl")[0] == 0
     assert json.loads((tmp_path / "log.jsonl").read_text())["model"]["name"] == "tiny"

@@ -64,9 +64,17 @@ def same_bits(first, second):
 def test_blending_adds_weighted_logits_and_weights():
     slab, counts = np.ones((1, 2, 1, 2), np.float32), np.ones((1, 1, 2), np.float32)
     answer = np.array([[[[1, 2]], [[3, 4]]]], np.float32)
-    Host(1).blend(slab, counts, answer, np.array([[[0.5, 2]]], np.float32))
+    Host(1).blend(slab, counts, answer, np.array([[[0.5, 2]]], np.float32), 0)
     assert slab.tolist() == [[[[1.5, 5]], [[2.5, 9]]]]
     assert counts.tolist() == [[[1.5, 3]]]
+
+
+def test_a_window_that_reaches_the_end_of_the_ring_goes_on_at_its_beginning():
+    slab, counts = np.zeros((3, 1, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
+    answer, weights = np.array([5, 7], np.float32).reshape(2, 1, 1, 1), np.array([1, 2], np.float32).reshape(2, 1, 1)
+    Host(1).blend(slab, counts, answer, weights, 2)
+    assert slab.ravel().tolist() == [14, 0, 5]
+    assert counts.ravel().tolist() == [2, 0, 1]
 
 
 def test_settling_gives_means_the_first_of_equals_and_certain_background_where_no_window_looked():
@@ -107,9 +115,9 @@ def test_what_the_neighbours_agree_on_is_not_computed():
 # Compiled
 
 
-@pytest.mark.parametrize(("channels", "first"), [*product(CHANNELS, range(3))])
-def test_compiled_blending_gives_the_bits_of_the_plain_one(compiled, channels, first):
-    order = (1 + first, 0, *(1 + axis for axis in range(3) if axis != first))
+@pytest.mark.parametrize(("channels", "axis", "first"), [*product(CHANNELS, range(3), (0, 13))])
+def test_compiled_blending_gives_the_bits_of_the_plain_one(compiled, channels, axis, first):
+    order = (1 + axis, 0, *(1 + other for other in range(3) if other != axis))
     answer = rng().normal(size=(channels, 17, 18, 19)).astype(np.float32).transpose(order)
     answer.flags.writeable = False
     weights = rng(1).random((*answer.shape[:1], *answer.shape[2:]), dtype=np.float32)
@@ -118,8 +126,7 @@ def test_compiled_blending_gives_the_bits_of_the_plain_one(compiled, channels, f
         slab = rng(2).normal(size=(20, channels, 30, 31)).astype(np.float32)
         counts = rng(3).random((20, 30, 31), dtype=np.float32)
         part = slice(5, 5 + answer.shape[2]), slice(4, 4 + answer.shape[3])
-        own = slice(1, 1 + len(answer))
-        loops.blend(slab[own, :, *part], counts[own, *part], answer, weights)
+        loops.blend(slab[:, :, *part], counts[:, *part], answer, weights, first)
         results.append((slab, counts))
     assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
 
@@ -130,8 +137,8 @@ def test_compiled_blending_takes_mirrored_answers_and_answers_with_channels_last
     weights = rng(1).random((18, 7, 9), dtype=np.float32)
     results = [np.zeros((18, 3, 7, 9), np.float32) for _ in range(2)]
     for loops, slab in zip((plain, compiled), results, strict=True):
-        loops.blend(slab, np.zeros((18, 7, 9), np.float32), np.flip(answer, axis), weights)
-        loops.blend(slab, np.zeros((18, 7, 9), np.float32), np.flip(np.ascontiguousarray(answer), axis), weights)
+        loops.blend(slab, np.zeros((18, 7, 9), np.float32), np.flip(answer, axis), weights, 0)
+        loops.blend(slab, np.zeros((18, 7, 9), np.float32), np.flip(np.ascontiguousarray(answer), axis), weights, 17)
     assert same_bits(*results)
 
 
@@ -212,7 +219,7 @@ def test_indices_outside_a_plane_are_an_error_and_no_read_outside_it(compiled):
         compiled.between(planes, labels, 0.5, rows, columns, np.zeros((13, 37), np.uint8))
     slab, counts = np.zeros((4, 2, 5, 6), np.float32), np.zeros((4, 5, 6), np.float32)
     with pytest.raises(ValueError, match="broadcast"):
-        compiled.blend(slab, counts, np.zeros((4, 2, 5, 7), np.float32), np.zeros((4, 5, 7), np.float32))
+        compiled.blend(slab, counts, np.zeros((4, 2, 5, 7), np.float32), np.zeros((4, 5, 7), np.float32), 0)
 
 
 def test_compiled_loops_are_cached_in_their_own_folder_and_others_keep_theirs(compiled, monkeypatch, tmp_path):
@@ -370,7 +377,7 @@ def test_a_device_gives_the_bits_of_the_host(channels):
         given = torch.from_numpy(answer) if isinstance(place, Device) else answer
         for row, column in ((0, 0), (2, 5), (4, 6)):
             part = slice(row, row + 6), slice(column, column + 9)
-            place.blend(slab[:, :, part[0], part[1]], counts[:, part[0], part[1]], given, place.put(weights))
+            place.blend(slab[:, :, part[0], part[1]], counts[:, part[0], part[1]], given, place.put(weights), 3)
 
         def settle(at, place=place, planes=(slab, counts, labels)):
             place.settle(planes[0][at], planes[1][at], planes[2][at], channels)

@@ -181,7 +181,7 @@ class TestBuild:
         with pytest.raises(PlanError, match=r"gives \(14, 14, 14\) voxels for a patch of \(16, 16, 16\)"):
             fit([Sample(scan.array, (scan.array > 0).astype(np.uint8))], plan, Recipe(steps=1))
         weights = {key: tensor.numpy() for key, tensor in new_network(plan).state_dict().items()}
-        with pytest.raises(PlanError, match=r"gives \(14, 14, 14\) voxels for a window of \(16, 16, 16\)"):
+        with pytest.raises(PlanError, match=r"gives \(3, 14, 14, 14\) values for a window of \(16, 16, 16\)"):
             Predictor(Bundle.of([weights], plan=plan, card=CARD), device="cpu")(scan)
 
     def test_a_patch_that_the_network_cannot_take_is_refused_with_the_plan(self):

@@ -2,10 +2,11 @@
 
 The scan is read, turned and normalised by MONAI's transforms, and brought to the plan's grid by a trilinear
 `F.interpolate` (the cheapest there is). Windows go through `sliding_window_inference`, Gaussian, one at a time (four on
-CUDA, under autocast). The logits go back by a trilinear `F.interpolate` of one class after the other and a running
-arg-max: the same labels as with all classes at once, in less time, and the only one of the two that fits into memory
-with many labels. `Invertd` does the same by `grid_sample`, which takes longer. Buffered means one step along the first
-axis: of those tried, the fastest that takes little more memory.
+CUDA, under autocast). The logits go back by a trilinear `F.interpolate`. "Whole" does so with all classes at once and
+takes their arg-max, as one writes it first (`Invertd` does the same by `grid_sample`, which takes longer). The others
+take one class after the other and a running arg-max: the same labels in less time, and the only way that fits into
+memory with many labels. "Buffered" means one step along the first axis: of those tried, the fastest that takes little
+more memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.nn.functional import interpolate
 
 
 class Method:
-    """MONAI's inferer, plain or buffered."""
+    """MONAI's inferer."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         torch.set_num_threads(job["threads"])
@@ -36,6 +37,7 @@ class Method:
         self._network = self._clock.watch(Mean(members).to(self.device).eval())
         self._load = LoadImage(image_only=True, ensure_channel_first=True)
         self._turn = Orientation(self._plan["orientation"])
+        self._whole = job["variant"] == "whole"
         self._buffers = {"buffer_steps": 1, "buffer_dim": 0} if job["variant"] == "buffered" else {}
 
     def read(self, path: Path) -> MetaTensor:
@@ -93,6 +95,9 @@ class Method:
         """Return the label map on the scan's grid."""
         if self._logits.shape[1:] == self._shape:
             return self._logits.argmax(0).to(torch.uint8)
+        if self._whole:
+            whole = interpolate(self._logits[None].float(), self._shape, mode="trilinear", align_corners=False)
+            return whole[0].argmax(0).to(torch.uint8)
         classes = self._classes()
         best = next(classes)
         labels = torch.zeros_like(best, dtype=torch.uint8)

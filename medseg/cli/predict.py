@@ -155,7 +155,7 @@ def _reports(
             report = _failure(job.scan[0], error)
         _tell(report, display, as_json=as_json)
         for note in [note for note in report.get("notes", []) if note not in said]:
-            display.say(f"note: {note}", sys.stderr)
+            display.note(note)
             said.add(note)
         yield report
 

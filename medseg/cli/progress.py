@@ -56,6 +56,9 @@ class Display:
         """Print lines between two scans."""
         print(text, file=to, flush=True)
 
+    def note(self, text: str) -> None:
+        """Tell the user something that no output depends on."""
+
     def overall(self, stage: str, done: float) -> float:
         """Return the fraction of a scan that is done."""
         before = 0.0
@@ -78,6 +81,9 @@ class _Plain(Display):
             self._said = line
             print(line, file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        self.say(f"note: {text}", sys.stderr)
+
 
 class _JsonLines(Display):
     """One JSON object for each step."""
@@ -85,6 +91,9 @@ class _JsonLines(Display):
     def show(self, path: Path, number: int, stage: str, done: float) -> None:
         line = {"event": "progress", "scan": str(path), "number": number + 1, "of": self.count, "stage": stage}
         print(json.dumps({**line, "fraction": round(self.overall(stage, done), 4)}), file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        print(json.dumps({"event": "note", "text": text}), file=sys.stderr, flush=True)
 
 
 class _Bar(Display):
@@ -108,6 +117,9 @@ class _Bar(Display):
         self.bars.stop()
         super().say(text, to)
         self.bars.start()
+
+    def note(self, text: str) -> None:
+        self.say(f"note: {text}", sys.stderr)
 
 
 @contextmanager

@@ -109,6 +109,7 @@ class Pass:
                     slab = slab or self._slab(strip, len(answer))
                     self._close(slab, start, strip, watch)
                     self._add(slab, strip, corner, answer)
+                    del answer  # or it would live beside the next one
                     if progress:
                         progress((self.answered + self.air) / total)
             if slab:
@@ -130,6 +131,7 @@ class Pass:
             self.answered += len(group)
             self.air -= len(group)
             yield from zip(group, answers, strict=True)
+            del answers
 
     def _slab(self, strip: Strip, channels: int) -> Slab:
         rows, columns = strip.rows[1] - strip.rows[0], self.windows.shape[self.windows.axes[2]]

@@ -66,7 +66,8 @@ class Ensemble(nn.Module):
         mean = answers[0]
         for answer in answers[1:]:
             mean = mean + answer
-        mean = mean / len(answers)
+        if len(answers) > 1:  # what a single member says is not copied
+            mean = mean / len(answers)
         if not self.disagreement:
             return mean
         shares = [torch.softmax(answer, 1) for answer in answers]

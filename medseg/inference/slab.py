@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isfinite
 
 from medseg.errors import DeviceError
@@ -45,20 +44,16 @@ class Slab:
             Plane, row and column of its first voxel.
         """
         plane, row, column = corner
-        count, _, rows, columns = answer.shape
-        part = (slice(row, row + rows), slice(column, column + columns))
+        _, _, rows, columns = answer.shape
+        along = slice(column, column + columns)
 
-        def blend(planes: tuple[int, int, int]) -> None:
-            ring, start, stop = planes
-            own = slice(ring, ring + stop - start)
-            self.place.blend(
-                self.sums[(own, slice(None), *part)],
-                self.counts[(own, *part)],
-                answer[start:stop],
-                weights[start:stop],
-            )
+        def blend(part: slice) -> None:
+            lines = slice(row + part.start, row + part.stop)
+            own, counts = self.sums[:, :, lines, along], self.counts[:, lines, along]
+            self.place.blend(own, counts, answer[:, :, part], weights[:, part], plane % self.depth)
 
-        self.place.each(blend, self._runs(plane, count))
+        step = -(-rows // self.place.threads)
+        self.place.each(blend, [slice(start, min(rows, start + step)) for start in range(0, rows, step)])
 
     def close(self, stop: int) -> list[Settled]:
         """Return the planes before plane `stop` that were not closed yet; they are good until `release`.
@@ -75,10 +70,11 @@ class Slab:
 
     def release(self, planes: list[Settled]) -> None:
         """Make room for later planes in the place of closed ones."""
-        for back in range(1, len(planes) + 1):
-            at = (self.base - back) % self.depth
-            self.sums[at] = 0
-            self.counts[at] = 0
+        self.place.each(self._clear, [(self.base - back) % self.depth for back in range(1, len(planes) + 1)])
+
+    def _clear(self, at: int) -> None:
+        self.sums[at] = 0
+        self.counts[at] = 0
 
     def _settle(self, at: int) -> None:
         self.place.settle(self.sums[at], self.counts[at], self.labels[at], self.labelled)
@@ -87,13 +83,3 @@ class Slab:
                 "the network gives values that are not finite",
                 hint="use --precision float32; if that is in use, the model does not fit the scan",
             )
-
-    def _runs(self, plane: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (place in the ring, first, stop) of planes of a window that lie side by side, for each worker some."""
-        step = -(-count // self.place.threads)
-        start = 0
-        while start < count:
-            ring = (plane + start) % self.depth
-            stop = min(count, start + step, start + self.depth - ring)
-            yield ring, start, stop
-            start = stop

@@ -15,6 +15,7 @@ from medseg.geometry import Geometry
 from medseg.inference.backends import How
 from medseg.inference.backends.choice import open_backend
 from medseg.inference.engine import Pass
+from medseg.inference.heap import give_back
 from medseg.inference.memory import Need, available, forget_peak, peak, resident
 from medseg.inference.uncertainty import Watch
 from medseg.inference.windows import Windows
@@ -93,7 +94,11 @@ class Stage:
         before = resident()
         forget_peak()
         answer = self.backend(zeros)
-        return max(peak() - before, int(np.prod(answer.shape)) * 4)
+        answered = int(np.prod(answer.shape)) * 4
+        del answer
+        taken = max(peak() - before, answered)
+        give_back()
+        return taken + answered  # what lives on from a call may force the next one to take new memory for its answer
 
     def run(
         self,
@@ -154,6 +159,7 @@ class Stage:
                 if not is_out_of_memory(error):
                     raise
             else:
+                give_back()
                 return job
             del job
             gc.collect()

@@ -23,7 +23,6 @@ _CONFIG: Any = numba.config
 types: Any = numba.types
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy"}  # Python's own model looks at each divisor and is slow
 _GAP = 16  # columns, one line of the processor's cache: stretches of a row that are closer are computed as one
-_TILE = 16  # planes, likewise: of an answer whose fastest axis they are, that many are read together
 
 
 def _array(kind: Any, axes: int, *, changed: bool = True) -> Any:
@@ -102,34 +101,33 @@ def _choose(values: Array, channel: int, best: Array, label: Array) -> None:
 
 
 @_part
-def _add_turned(slab: Array, answer: Array, weights: Array, tile: Array) -> None:
-    """Add rows of an answer whose values do not lie side by side."""
-    count, columns = len(slab), slab.shape[2]
-    for b in range(slab.shape[1]):
+def _add_turned(slab: Array, answer: Array, weights: Array, first: int, turned: Array) -> None:
+    """Add one channel of an answer whose values do not lie side by side along its rows."""
+    planes, rows, columns = answer.shape
+    for b in range(rows):
         for c in range(columns):
-            for p in range(count):
-                tile[p, c] = answer[p, b, c]
-        for p in range(count):
-            _add(_packed(slab[p, b]), tile[p], _packed(weights[p, b]))
+            for p in range(planes):
+                turned[p, c] = answer[p, b, c]
+        for p in range(planes):
+            _add(_packed(slab[(first + p) % len(slab), b]), turned[p], _packed(weights[p, b]))
 
 
-@_compiled((_SUMS, _COUNTS, _ANSWER, _WEIGHTS))
-def _blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
-    planes, channels, rows, columns = slab.shape
+@_compiled((_SUMS, _COUNTS, _ANSWER, _WEIGHTS, types.int64))
+def _blend(slab: Array, counts: Array, answer: Array, weights: Array, first: int) -> None:
+    planes, channels, rows, columns = answer.shape
     ones = np.ones(columns, np.float32)
     for p in range(planes):
         for b in range(rows):
-            _add(_packed(counts[p, b]), _packed(weights[p, b]), ones)
+            _add(_packed(counts[(first + p) % len(slab), b]), _packed(weights[p, b]), ones)
     if answer.strides[3] == answer.itemsize:
         for p in range(planes):
             for m in range(channels):
                 for b in range(rows):
-                    _add(_packed(slab[p, m, b]), _packed(answer[p, m, b]), _packed(weights[p, b]))
+                    _add(_packed(slab[(first + p) % len(slab), m, b]), _packed(answer[p, m, b]), _packed(weights[p, b]))
     else:
-        tile = np.empty((_TILE, columns), np.float32)
+        turned = np.empty((planes, columns), np.float32)
         for m in range(channels):
-            for p in range(0, planes, _TILE):
-                _add_turned(slab[p : p + _TILE, m], answer[p : p + _TILE, m], weights[p : p + _TILE], tile)
+            _add_turned(slab[:, m], answer[:, m], weights, first, turned)
 
 
 @_compiled(*((_PLANE, _PLANE_COUNTS, _array(kind, 2), types.int64) for kind in _LABELS))
@@ -273,18 +271,21 @@ def _suit(kind: np.dtype[Any], *arrays: Array) -> bool:
 # What a loop is not made for goes to its plain twin, which knows how to do it or says why not.
 
 
-def blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
+def blend(slab: Array, counts: Array, answer: Array, weights: Array, first: int) -> None:
     """See `medseg.kernels.plain.blend`."""
-    planes, _, *plane = slab.shape
+    depth, channels, *plane = slab.shape
+    planes = len(answer)
     if (
         _suit(_FLOAT, slab, counts, weights)
         and answer.dtype == _FLOAT
-        and slab.shape == answer.shape
-        and counts.shape == weights.shape == (planes, *plane)
+        and answer.shape == (planes, channels, *plane)
+        and counts.shape == (depth, *plane)
+        and weights.shape == (planes, *plane)
+        and 0 <= first < depth >= planes
     ):
-        _blend(slab, counts, answer, weights)
+        _blend(slab, counts, answer, weights, first)
     else:
-        plain.blend(slab, counts, answer, weights)
+        plain.blend(slab, counts, answer, weights, first)
 
 
 def settle(plane: Array, counts: Array, labels: Array, channels: int) -> None:

@@ -53,9 +53,9 @@ class Device:
         for item in items:
             work(item)
 
-    def blend(self, slab: Array, counts: Array, answer: Array, weights: Array) -> None:
+    def blend(self, slab: Array, counts: Array, answer: Array, weights: Array, first: int) -> None:
         """See `medseg.kernels.plain.blend`."""
-        plain.blend(slab, counts, answer, weights)
+        plain.blend(slab, counts, answer, weights, first)
 
     def settle(self, plane: Array, counts: Array, labels: Array, channels: int) -> None:
         """See `medseg.kernels.plain.settle`."""

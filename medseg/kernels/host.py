@@ -127,9 +127,9 @@ class Host:
                 future.cancel()
             wait(futures)
 
-    def blend(self, slab: Array, counts: Array, answer: Array, weights: Array) -> None:
+    def blend(self, slab: Array, counts: Array, answer: Array, weights: Array, first: int) -> None:
         """See `medseg.kernels.plain.blend`."""
-        _LOOPS.module.blend(slab, counts, answer, weights)
+        _LOOPS.module.blend(slab, counts, answer, weights, first)
 
     def settle(self, plane: Array, counts: Array, labels: Array, channels: int) -> None:
         """See `medseg.kernels.plain.settle`."""

@@ -36,7 +36,7 @@ class Place(Protocol):
     def each(self, work: Callable[[T], None], items: Iterable[T]) -> None:
         """Do some work for each item, in no order, at the same time where that helps."""
 
-    def blend(self, slab: Array, counts: Array, answer: Array, weights: Array) -> None:
+    def blend(self, slab: Array, counts: Array, answer: Array, weights: Array, first: int) -> None:
         """See `medseg.kernels.plain.blend`."""
 
     def settle(self, plane: Array, counts: Array, labels: Array, channels: int) -> None:

@@ -18,22 +18,26 @@ _AT_ONCE = 1 << 17  # values gathered at a time: few enough for the processor's 
 _ON_DEVICE = 1 << 22  # likewise: enough to keep a graphics card busy
 
 
-def blend(slab: Array, counts: Array, answer: Array, weights: Array) -> None:
-    """Add the weighted answer to one window to the planes that it covers.
+def blend(slab: Array, counts: Array, answer: Array, weights: Array, first: int) -> None:
+    """Add the weighted answer to one window to a ring of planes.
 
     Parameters
     ----------
-    slab : (P, L, B, C) array of float32
-        Sums of weighted logits in the window; is changed.
-    counts : (P, B, C) array of float32
+    slab : (D, L, B, C) array of float32
+        Sums of weighted logits, of the rows and columns of the window; is changed.
+    counts : (D, B, C) array of float32
         Sums of weights there; is changed.
     answer : (P, L, B, C) array of float32
-        Logits.
+        Logits of at most D planes.
     weights : (P, B, C) array of float32
         How much each voxel of the window counts.
+    first : int
+        Where in the ring the first plane of the window lies, [0, D).
     """
-    slab += answer * weights[:, None]
-    counts += weights
+    ahead = min(len(answer), len(slab) - first)
+    for at, part in ((slice(first, first + ahead), slice(ahead)), (slice(len(answer) - ahead), slice(ahead, None))):
+        slab[at] += answer[part] * weights[part, None]
+        counts[at] += weights[part]
 
 
 def settle(plane: Array, counts: Array, labels: Array, channels: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from medseg.errors import DeviceError
 from medseg.inference.device import describe
 from medseg.inference.ensemble import Ensemble
+from medseg.inference.heap import give_back, kept
 from medseg.kernels import Host, Place
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -77,7 +79,8 @@ class TorchBackend:
             given = given.pin_memory()
         given = given.to(self._device, non_blocking=True, memory_format=self._layout)
         half = self._type is not torch.float32
-        with torch.inference_mode(), torch.autocast(self._device.type, self._type, enabled=half):
+        memory = kept() if self._device.type == "cpu" else nullcontext()
+        with memory, torch.inference_mode(), torch.autocast(self._device.type, self._type, enabled=half):
             logits = self._network(given).float()
         return logits.numpy() if self._device.type == "cpu" else logits
 
@@ -89,6 +92,7 @@ class TorchBackend:
         """Give back memory that torch keeps for later calls."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        give_back()
 
 
 def _check(precision: str, device: torch.device) -> None:
