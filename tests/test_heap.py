@@ -4,8 +4,10 @@ import platform
 
 import pytest
 import torch
+from conftest import random_bundle, smooth_scan
 
-from medseg.inference import heap
+from medseg.inference import Predictor, heap
+from medseg.inference.backends import torch_any
 from medseg.inference.memory import resident
 
 MB = 10**6
@@ -16,13 +18,23 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc
 def test_memory_stays_while_it_is_kept_and_goes_back_in_the_end():
     heap.give_back()
     before = resident()
-    for _ in range(5):
-        with heap.kept():
-            layer = torch.ones(50 * MB)
-        del layer
-        assert 150 * MB < resident() - before < 650 * MB  # of 200 MB each; a few may lie between other things
+    with heap.kept():
+        torch.ones(50 * MB)
+    assert resident() - before > 150 * MB
     heap.give_back()
     assert resident() - before < 50 * MB
+
+
+@pytest.mark.parametrize(("memory", "light", "times"), [(None, 1 << 26, 2), (None, 1 << 10, 0), (10**10, 1 << 26, 0)])
+def test_memory_is_kept_from_the_second_window_on_where_answers_are_light_and_memory_is_not_limited(
+    memory, light, times, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr(torch_any, "kept", lambda: calls.append(1) or heap.kept())
+    monkeypatch.setattr(torch_any, "_LIGHT", light)
+    predictor = Predictor(random_bundle(), device="cpu", backend="torch", memory=memory)
+    predictor(smooth_scan((16, 16, 32)))
+    assert len(calls) == times
 
 
 @glibc

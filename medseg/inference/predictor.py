@@ -131,6 +131,7 @@ class Predictor:
             options.get("precision"),
             options.get("mirror", False),
             options.get("threads"),
+            keep=self.memory is None,
         )
         self._host = Host(options.get("threads"))
         first = bundle.stage_that_locates()

@@ -35,7 +35,7 @@ class Backend(Protocol):
         """Return the bytes that are free on a device with memory of its own; None where that is the host's."""
 
     def free(self) -> None:
-        """Give back memory that is kept for later calls."""
+        """Give back memory that is kept for later calls, and from now on take as little as possible."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class How:
         Ask the network about mirrored windows too.
     threads : int, optional
         Of the CPU.
+    keep : bool
+        Memory may stay with the process while windows are answered, which is faster.
     """
 
     device: str = "auto"
@@ -62,3 +64,4 @@ class How:
     precision: str | None = None
     mirror: bool = False
     threads: int | None = None
+    keep: bool = True

@@ -64,6 +64,7 @@ def _torch(bundle: Bundle, how: How, host: Host, *, disagreement: bool) -> Backe
         host=host,
         compiled=how.backend == "compiled",
         threads=how.threads,
+        keep=how.keep,
     )
 
 

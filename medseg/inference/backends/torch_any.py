@@ -15,6 +15,7 @@ from medseg.inference.ensemble import Ensemble
 from medseg.inference.heap import give_back, kept
 from medseg.kernels import Host, Place
 
+_LIGHT = 1 << 26  # bytes of an answer: it lies in the way of what is kept, so that with large ones memory would grow
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -35,6 +36,9 @@ class TorchBackend:
         Compile it first; the first window then takes up to minutes.
     threads : int, optional
         Of the CPU; torch's own choice when left out.
+    keep : bool
+        On the CPU, memory of layers stays with the process between calls until the end of a pass: faster, and some
+        more memory.
 
     Raises
     ------
@@ -51,6 +55,7 @@ class TorchBackend:
         host: Host,
         compiled: bool = False,
         threads: int | None = None,
+        keep: bool = True,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -69,6 +74,7 @@ class TorchBackend:
             from medseg.kernels.device import Device
 
             self.place = Device(device)
+        self._keep, self._keeps = keep, False  # whether it may, and does: from the second call on
         self.batch = 4 if cuda else 1
         self.name = f"torch{' compiled' if compiled else ''}, {precision}, {describe(device)}"
 
@@ -79,10 +85,13 @@ class TorchBackend:
             given = given.pin_memory()
         given = given.to(self._device, non_blocking=True, memory_format=self._layout)
         half = self._type is not torch.float32
-        memory = kept() if self._device.type == "cpu" else nullcontext()
+        memory = kept() if self._keeps else nullcontext()
         with memory, torch.inference_mode(), torch.autocast(self._device.type, self._type, enabled=half):
-            logits = self._network(given).float()
-        return logits.numpy() if self._device.type == "cpu" else logits
+            logits: torch.Tensor = self._network(given).float()
+        if self._device.type != "cpu":
+            return logits
+        self._keeps = self._keep and logits.nbytes <= _LIGHT
+        return logits.numpy()
 
     def room(self) -> int | None:
         """Return the bytes that are free on a CUDA device; None elsewhere."""
@@ -92,6 +101,7 @@ class TorchBackend:
         """Give back memory that torch keeps for later calls."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        self._keep = self._keeps = False
         give_back()
 
 
