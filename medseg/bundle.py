@@ -127,12 +127,15 @@ class Bundle:
         Of the file, in hexadecimal; empty for a bundle that was not loaded from one.
     locator : mapping or None
         Parameters of the network of `plan.locate`, where the plan has that stage.
+    file : Path or None
+        From which it was loaded.
     """
 
     header: Header
     members: tuple[Weights, ...]
     sha256: str = ""
     locator: Weights | None = None
+    file: Path | None = None
 
     @classmethod
     def of(
@@ -161,7 +164,7 @@ class Bundle:
         if self.plan.locate is None or self.locator is None:
             return None
         header = Header(format=FORMAT, members=1, card=self.card, plan=self.plan.locate.plan)
-        return Bundle(header, (self.locator,), self.sha256 and f"{self.sha256}-locate")
+        return Bundle(header, (self.locator,), self.sha256 and f"{self.sha256}-locate", file=self.file)
 
     @property
     def plan(self) -> Plan:
@@ -205,7 +208,7 @@ class Bundle:
         if bool(members[-1]) != located:
             what = "lacks" if located else "holds, unasked for,"
             raise BundleError(f"{path}: {what} the weights of a stage that locates", hint=_HINT_COPY)
-        return cls(header, members[:-1], hashlib.sha256(data).hexdigest(), members[-1] or None)
+        return cls(header, members[:-1], hashlib.sha256(data).hexdigest(), members[-1] or None, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file, whole or not at all; the same model gives the same bytes."""

@@ -34,7 +34,7 @@ class Rescale:
     scale: float
 
     def apply(self, array: Array, out: npt.NDArray[np.float32]) -> None:
-        """Write normalised intensities (I, J, K) into `out`, which is in C order."""
+        """Write normalised intensities (I, J, K) into `out`, best in C order."""
         copy_into(out, array)
         for part in slabs(out):
             values = out[part]
@@ -64,11 +64,15 @@ class Prepared:
         return self.volume.geometry
 
     def window(self, start: Sequence[int], stop: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the normalised intensities (C, I, J, K) from voxel `start` (included) to `stop` (excluded)."""
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        channels = self.volume.array[(slice(None), *box)]
-        out = np.empty(channels.shape, np.float32)
-        for rule, channel, into in zip(self.rescale, channels, out, strict=True):
+        """Return the normalised intensities (C, I, J, K) from voxel `start` (included) to `stop` (excluded).
+
+        Outside the scan they are zero, the mean intensity.
+        """
+        out = np.zeros((len(self.rescale), *(b - a for a, b in zip(start, stop, strict=True))), np.float32)
+        ends = [(max(0, a), min(n, b)) for a, b, n in zip(start, stop, self.geometry.shape, strict=True)]
+        channels = self.volume.array[(slice(None), *(slice(a, b) for a, b in ends))]
+        inside = out[(slice(None), *(slice(a - first, b - first) for (a, b), first in zip(ends, start, strict=True)))]
+        for rule, channel, into in zip(self.rescale, channels, inside, strict=True):
             rule.apply(channel, into)
         return out
 
@@ -153,7 +157,8 @@ def _counted(array: Array, percentiles: Sequence[float]) -> Rescale:
     values = np.arange(limits.min, limits.max + 1)
     counts = np.zeros(len(values), np.int64)
     for part in slabs(array):
-        bits = array[part].ravel(order="K").view(f"u{array.itemsize}")  # negative values are the upper half
+        native = array[part].astype(array.dtype.newbyteorder("="), copy=False)
+        bits = native.ravel(order="K").view(f"u{array.itemsize}")  # negative values are the upper half
         counts += np.bincount(bits, minlength=len(values))
     counts = np.roll(counts, -limits.min)
     ranks = np.cumsum(counts)

@@ -78,7 +78,7 @@ def _basis(count: int, at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Band:
-    """Some of the new samples along an axis, as combinations of those old ones that weigh more than 1e-8."""
+    """Some of the new samples along an axis, as combinations of those old ones that weigh more than 1e-9."""
 
     new: slice
     old: slice

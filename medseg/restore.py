@@ -17,7 +17,7 @@ import numpy.typing as npt
 from medseg.boxes import box_around
 from medseg.errors import GeometryError, ShapeMismatch
 from medseg.geometry import AxisOrder, Geometry, tuple_of_three
-from medseg.kernels import Host, Place
+from medseg.kernels import CERTAIN, Host, Place
 from medseg.kernels.plain import plane_between
 from medseg.plan import Plan
 from medseg.resampling import Taps, coordinates, interpolate
@@ -112,7 +112,7 @@ class Restorer:
         self.place = place
         self._temperature = temperature
         self.labels: Labels = np.zeros(placement.shape, self.atoms.dtype, order="F")
-        self.probabilities = None
+        self.probabilities: Any = None
         self._labels = placement.covered(self.labels).transpose(axes)
         self._shares: npt.NDArray[np.float32] | None = None
         if probabilities:
@@ -171,11 +171,20 @@ class Restorer:
         self._labels[number, self._rows] = self.atoms[self.place.get(found)]
         if self._shares is not None:
             values = self.place.get(plane_between(logits, fraction, rows, columns))
-            values = np.exp((values - values.max(axis=0)) / self._temperature)
-            self._shares[:, number, self._rows] = values / values.sum(axis=0)
+            unseen = (values[0] == CERTAIN) & ~values[1:].any(axis=0)
+            values = softmax(values, self._temperature)
+            values[0][unseen], values[1:][:, unseen] = 1, 0
+            self._shares[:, number, self._rows] = values
 
     def _put(self, taps: Taps) -> tuple[Any, Any, Any]:
         return self.place.put(taps.lower), self.place.put(taps.upper), self.place.put(taps.fraction)
+
+
+def softmax(logits: npt.NDArray[np.floating[Any]], temperature: float) -> npt.NDArray[np.floating[Any]]:
+    """Return the probabilities (L, ...) of logits over a temperature."""
+    shares = np.exp((logits - logits.max(axis=0)) / temperature)
+    probabilities: npt.NDArray[np.floating[Any]] = shares / shares.sum(axis=0)
+    return probabilities
 
 
 def label_type(channels: int) -> type[np.unsignedinteger[Any]]:
@@ -218,8 +227,10 @@ def restore_probabilities(logits: npt.NDArray[np.float32], grid: Geometry, onto:
 
     Their largest channel is the label that `restore` returns.
     """
-    found = _restored(logits, grid, onto, range(len(logits)), probabilities=True).probabilities
-    return np.zeros(0, np.float32) if found is None else found
+    shares: npt.NDArray[np.float32] = _restored(
+        logits, grid, onto, range(len(logits)), probabilities=True
+    ).probabilities
+    return shares
 
 
 def _restored(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,10 +16,10 @@ from torch.nn import functional
 from medseg.bundle import Bundle
 from medseg.errors import DeviceError, MemoryLimit, PlanError, UsageError
 from medseg.geometry import Geometry
-from medseg.inference import Predictor, load_network
+from medseg.inference import Predictor, load_network, memory
 from medseg.inference.backends import How
 from medseg.inference.engine import Pass
-from medseg.inference.memory import Need, in_words, parse_bytes
+from medseg.inference.memory import Need, in_words, parse_bytes, taken_by
 from medseg.inference.stage import Stage, is_out_of_memory
 from medseg.inference.windows import Windows
 from medseg.kernels import Host
@@ -41,6 +43,9 @@ class Fake:
             raise self.errors.pop(0)
         waves = [np.sin(windows[:, 0] * (number + 1) + number) for number in range(self.channels)]
         return np.stack(waves, axis=1).astype(np.float32)
+
+    def taken(self, windows):
+        return self(windows).nbytes
 
     def room(self):
         return None
@@ -148,6 +153,31 @@ def test_windows_that_hold_only_air_are_skipped_and_counted():
     assert not labels[max(start for start in windows.starts[0] if start < 20) + 16 :].any()
 
 
+def test_where_no_window_looked_background_is_certain_at_any_temperature():
+    array = np.zeros((1, 40, 16, 16), np.float32)
+    array[:, 30:] = 100
+    scan = Volume(array, Geometry(np.eye(4), (40, 16, 16)))
+    plan = plan_of(14, crop=50.0, patch=[8, 16, 16])
+    windows = Windows.over((40, 16, 16), (8, 16, 16), 0.0)
+    job = Pass(
+        prepared_as_it_is(scan), scan.geometry, plan, Fake(15), windows=windows, probabilities=True, temperature=4.0
+    )
+    found = job.run().probabilities
+    assert job.air == 3
+    assert (found[0, :24] == 1).all()
+    assert not found[1:, :24].any()
+    assert found[0, 25:].max() < 0.9
+
+
+def test_two_threads_take_turns():
+    scans = [smooth_scan((20, 18, 16), seed=seed) for seed in range(6)]
+    predictor = Predictor(random_bundle(), device="cpu", backend="torch")
+    wanted = [predictor(scan).labels.array for scan in scans]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda scan: predictor(scan).labels.array, scans))
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
 def test_a_scan_of_nothing_but_air_is_background():
     scan = Volume(np.zeros((1, 20, 20, 20), np.int16), Geometry(np.eye(4), (20, 20, 20)))
     windows = Windows.over((20, 20, 20), (16, 16, 16), 0.5)
@@ -197,12 +227,13 @@ def test_out_of_memory_is_answered_with_less_and_said(errors, said):
     wanted = stage_of(Fake()).run(prepared, scan.geometry).restorer.labels
     backend = Fake()
     stage = stage_of(backend)
-    assert stage.working > 0
     backend.errors = errors.copy()
     job = stage.run(prepared, scan.geometry)
     assert np.array_equal(job.restorer.labels, wanted)
     assert len(job.notes) == len(said) == backend.freed
     assert all(words in note for words, note in zip(said, job.notes, strict=True))
+    assert backend.batch == 2  # the next scan gets its chance
+    assert stage.run(prepared, scan.geometry).notes == []
 
 
 def test_a_device_without_memory_hands_over_to_the_cpu():
@@ -223,18 +254,21 @@ def test_a_device_without_memory_hands_over_to_the_cpu():
     card.errors = [MemoryError()] * 9
     card.room = lambda: 1 << 40
     predictor._stage.backend = card
-    predictor._stage.__dict__["working"] = 0
     found = predictor(scan)
     assert np.array_equal(found.labels.array, wanted)
     assert "the CPU" in found.notes[-1]
     assert found.backend == "torch, float32, cpu"
+    card.errors = []
+    again = predictor(scan)
+    assert again.backend == "fake"
+    assert again.notes == found.notes[:1] * bool(predictor.advice)
+    assert again.seconds["blend"] == 0 < again.seconds["network"]  # a device works on while the host goes ahead
 
 
 def test_memory_that_is_never_enough_ends_in_one_line():
     scan = smooth_scan()
     backend = Fake()
     stage = stage_of(backend)
-    assert stage.working
     backend.errors = [MemoryError()] * 9
     with pytest.raises(MemoryLimit, match="ran out of memory"):
         stage.run(prepared_as_it_is(scan), scan.geometry)
@@ -244,7 +278,6 @@ def test_a_bug_is_not_taken_for_a_lack_of_memory():
     scan = smooth_scan()
     backend = Fake()
     stage = stage_of(backend)
-    assert stage.working
     backend.errors = [RuntimeError("sizes do not match")]
     with pytest.raises(RuntimeError, match="sizes do not match"):
         stage.run(prepared_as_it_is(scan), scan.geometry)
@@ -255,13 +288,74 @@ def test_a_limit_below_the_need_is_refused_before_any_window():
     predictor = Predictor(random_bundle(), device="cpu", backend="torch", memory=1_000_000)
     with pytest.raises(MemoryLimit, match=r"needs at least .* of memory beside what is in use, and may take 0 MB"):
         predictor(smooth_scan())
+    backend = Fake()
+    with pytest.raises(MemoryLimit):
+        stage_of(backend).run(prepared_as_it_is(smooth_scan()), smooth_scan().geometry, memory=1_000_000)
+    assert backend.calls == 0
+
+
+def test_what_the_backend_takes_counts_where_memory_is_tight(monkeypatch):
+    scan = smooth_scan()
+    monkeypatch.setattr("medseg.inference.stage.available", lambda: 10**9)
+    backend = Fake()
+    backend.taken = lambda windows: 2 * 10**9
+    assert stage_of(backend).run(prepared_as_it_is(scan), scan.geometry)  # there is plenty: it is not asked
+    with pytest.raises(MemoryLimit, match=r"2\.0 GB"):
+        stage_of(backend).run(prepared_as_it_is(scan), scan.geometry, memory=1 << 50)
+    assert backend.freed == 1  # asked to keep as little as possible
+
+
+def test_host_and_device_each_have_their_limit():
+    windows = Windows.over((200, 100, 100), (16, 16, 16), 0.5)
+    need = Need(windows, channels=10, voxels=2_000_000, shares=10)
+    assert need.strips_within(host=90_000_000, device=9_000_000) == 1
+    assert need.strips_within(host=90_000_000, device=4_000_000) > 1
+    with pytest.raises(MemoryLimit, match="82 MB of memory beside"):
+        need.strips_within(host=80_000_000, device=1 << 40)
+    with pytest.raises(MemoryLimit, match="memory of the device"):
+        need.strips_within(host=1 << 40, device=100_000)
+
+
+def test_a_device_is_not_filled_with_what_the_host_keeps():
+    backend = Fake()
+    backend.room = lambda: 1_000_000  # too little for the probabilities, enough for slab and windows
+    scan = smooth_scan((60, 60, 60))
+    job = stage_of(backend).run(prepared_as_it_is(scan), scan.geometry, probabilities=True)
+    assert job.restorer.probabilities.nbytes > 2_000_000
+
+
+def test_what_a_call_takes_is_seen_while_it_lasts():
+    def call():
+        block = np.ones(20_000_000)
+        time.sleep(0.05)
+        return block[:10]
+
+    assert 150e6 < taken_by(call) < 250e6
+    assert taken_by(lambda: np.ones(1_000_000, np.float32)) >= 4_000_000
+    with pytest.raises(KeyError):
+        taken_by(lambda: {}["no"])
+
+
+def test_the_cache_of_files_of_a_container_counts_as_free(tmp_path, monkeypatch):
+    group = tmp_path / "system.slice" / "job"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("1000000\n")
+    (group / "memory.current").write_text("900000\n")
+    (group / "memory.stat").write_text("anon 1\nfile 2\ninactive_file 300000\n")
+    (tmp_path / "system.slice" / "memory.max").write_text("max\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/system.slice/job\n")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_OWN", own)
+    assert memory.available() == 400_000
 
 
 def test_less_memory_means_more_strips_and_the_same_labels():
     windows = Windows.over((200, 100, 100), (16, 16, 16), 0.5)
-    need = Need(windows, channels=10, voxels=2_000_000, shares=0, working=1_000_000)
+    need = Need(windows, channels=10, voxels=2_000_000, working=1_000_000)
     assert need.strips_within(1 << 40) == 1
-    assert need.slab(1) == 100 * 100 * 17 * 46
+    assert need.beside(1) == 100 * 100 * 17 * 46 + 1_000_000
+    assert need.on_host == 2_000_000
     counts = [need.strips_within(limit) for limit in (9_000_000, 6_000_000, 4_500_000)]
     assert counts == sorted(counts)
     assert counts[0] > 1
@@ -336,10 +430,11 @@ def test_where_the_first_stage_finds_nothing_the_second_looks_everywhere_and_it_
         def __call__(self, windows):
             return np.stack([np.ones_like(windows[:, 0]), np.zeros_like(windows[:, 0])], axis=1)
 
-    predictor._locator.backend = Nothing()
+    predictor._locator.backend = Nothing(errors=[MemoryError()])
     found = predictor(smooth_scan((30, 30, 30)))
     assert found.prepared.geometry.shape == (30, 30, 30)
     assert any("found nothing" in note for note in found.notes)
+    assert any("a smaller slab" in note for note in found.notes)
 
 
 def test_two_stages_are_checked(tmp_path):

@@ -282,7 +282,7 @@ def test_little_work_starts_no_compiler_and_loading_pays_sooner_than_compiling(l
     Host(1).expect(1e7)
     assert loops._thread is None
     Host(1).expect(1e8)
-    assert loops._thread.daemon
+    assert not loops._thread.daemon  # it is not to be torn from the compiler when the process ends
     first = loops._thread
     Host(1).expect(1e12)
     assert loops._thread is first

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import random_bundle, smooth_scan
 
+import medseg
 from medseg import Predictor
 from medseg.bundle import Bundle
 from medseg.errors import BundleError, DeviceError, UsageError
@@ -132,8 +133,28 @@ def test_making_a_form_phones_nobody_and_writes_to_the_cache_alone(desk):
 
 @pytest.mark.skipif(not _has("openvino-telemetry"), reason="there is no telemetry to block")
 def test_the_watch_would_have_seen_it(tmp_path):
-    program(tmp_path, "\nimport openvino, time\ntime.sleep(1)")
+    said = program(tmp_path, "\nimport openvino, time\ntime.sleep(1)")
+    assert "network: socket.getaddrinfo" in said
     assert files(tmp_path / "HOME")
+
+
+def test_predict_phones_nobody_and_writes_to_output_and_cache_alone(desk, tmp_path):
+    shutil.copytree(desk[0] / "XDG_CACHE_HOME", tmp_path / "XDG_CACHE_HOME")
+    shutil.copy(desk[0] / "tiny.safetensors", tmp_path)
+    medseg.write(smooth_scan((20, 18, 16)), tmp_path / "scan.nii.gz")
+    before = files(tmp_path)
+    code = """
+    from medseg.cli import main
+    words = "predict scan.nii.gz -m tiny.safetensors -o out --uncertainty --json -"
+    sys.argv = ["medseg", *words.split()]
+    main()
+    """
+    said = program(tmp_path, code)
+    assert "network:" not in said
+    assert json.loads(said)["device"].startswith(("openvino", "torch"))
+    written = [name for name in files(tmp_path) if name not in before]
+    assert len(written) == 5
+    assert all(name.startswith("out/scan_") for name in written)
 
 
 def test_a_form_answers_without_torch_and_phones_nobody(desk):
@@ -265,7 +286,7 @@ def test_a_damaged_form_is_said_and_not_used(stored, kept, harm):
     harm(kept)
     form, wrong = optimised.find(stored)
     assert form is None
-    assert "is damaged; run `medseg models optimize tiny` again" in wrong
+    assert f"is damaged; run `medseg models optimize {stored.file}` again" in wrong
     assert openvino(stored) is None
 
 

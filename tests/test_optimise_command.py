@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -42,9 +43,8 @@ def used(folder):
     return json.loads(report.read_text())["device"]
 
 
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 class TestOptimize:
-    pytest.importorskip("openvino")
-
     def test_predict_takes_what_was_made_until_it_is_removed(self, run, model, scans, tmp_path):
         code, out, err = run("models", "optimize", model, "--threads", 1)
         assert code == 0, err
@@ -142,9 +142,8 @@ class TestOptimize:
         assert run("models", "optimize", model, "--remove") == (0, "tiny: there was nothing to remove\n", "")
 
 
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="onnxscript is not installed")
 class TestExport:
-    pytest.importorskip("onnxscript")
-
     def test_another_program_gives_the_answers_of_torch_for_any_number_of_windows(self, run, model, tmp_path):
         runtime = pytest.importorskip("onnxruntime")
         code, out, err = run("models", "export", model, "-o", tmp_path / "net.onnx", "--mirror")

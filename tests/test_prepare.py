@@ -50,7 +50,9 @@ def test_a_z_score_is_that_of_numpy_by_hand():
     assert np.allclose(prepare(scan, plan()).array(), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int8, np.int16, np.dtype(">i2"), np.uint16, np.int32, np.float32, np.float64]
+)
 @pytest.mark.parametrize("percentiles", [(0.5, 99.5), (0, 100), (13.7, 81.2)])
 def test_the_clip_of_a_z_score_is_that_of_numpy_for_every_type(dtype, percentiles):
     rule = {"kind": "zscore", "clip_percentiles": percentiles}
@@ -123,6 +125,14 @@ def test_windows_are_parts_of_the_whole():
     part = prepared.window((2, 3, 1), (7, 9, 5))
     assert np.array_equal(part, prepared.array()[:, 2:7, 3:9, 1:5])
     assert part.flags.c_contiguous
+
+
+def test_outside_the_scan_a_window_is_zero():
+    prepared = prepare(smooth_scan(), plan(spacing=[1.5, 1.5, 1.5]))
+    whole = np.pad(prepared.array(), [(0, 0), (4, 9), (5, 5), (6, 6)])
+    start, size = (-4, 3, -2), (9, 8, 7)
+    part = prepared.window(start, [a + n for a, n in zip(start, size, strict=True)])
+    assert np.array_equal(part, whole[:, 0:9, 8:16, 4:11])
 
 
 def test_the_wrong_number_of_channels_is_refused_by_name():

@@ -19,7 +19,7 @@ from medseg.inference.backends import How
 from medseg.inference.calibration import TEMPERATURES, Evidence, Witness, expected_dice, fit
 from medseg.inference.engine import Pass
 from medseg.inference.stage import Stage
-from medseg.inference.uncertainty import Doubt, joint, lead, soft_dice, softmax
+from medseg.inference.uncertainty import Doubt, joint, lead, soft_dice
 from medseg.inference.windows import Windows
 from medseg.kernels import Host
 from medseg.kernels.device import Device
@@ -27,6 +27,7 @@ from medseg.metrics import dice
 from medseg.plan import Calibration, DiceLine, Plan
 from medseg.prepare import Prepared, Rescale
 from medseg.qc import low_confidence
+from medseg.restore import softmax
 from medseg.volume import LabelMap, Volume
 
 RNG = np.random.default_rng
@@ -49,6 +50,9 @@ class Waves:
         waves = [self.steep * np.sin(windows[:, 0] * (n + 1) + n) for n in range(self.channels)]
         found = np.stack(waves + [np.abs(windows[:, 0])] * self.extra, axis=1).astype(np.float32)
         return self.place.put(found)
+
+    def taken(self, windows):
+        return self(windows).nbytes
 
     def room(self):
         return None
@@ -239,7 +243,6 @@ class TestSoftDice:
         for backend in (Waves(), Narrow()):
             stage = Stage(random_bundle(), How("cpu", "torch"), Host(1))
             prepared = Prepared(smooth_scan((40, 36, 38)), (Rescale(-1e9, 1e9, 0.0, 100.0),))
-            assert stage.working  # is measured by a call
             stage.backend = backend
             watch = Doubt(stage.plan)
             stage.run(prepared, prepared.geometry, watch=watch)
@@ -315,7 +318,8 @@ class TestPredicting:
         stage = Stage(random_bundle(), How("cpu", "torch"), Host(1))
         windows = Windows.over((40, 40, 40), (16, 16, 16), 0.5)
         onto = Geometry(np.eye(4), (80, 80, 80))
-        needs = [stage.need(windows, onto, probabilities=False, maps=count).lasting for count in (0, 2)]
+        watches = [Doubt(stage.plan, maps=names) for names in ((), ("uncertainty", "disagreement"))]
+        needs = [stage.need(windows, onto, probabilities=False, watch=watch).on_host for watch in watches]
         assert needs[1] - needs[0] == 2 * 4 * (40**3 + 80**3)
 
 
@@ -457,6 +461,11 @@ class TestFitting:
         found = [evidence(n, 0.8 + rng.normal() * 0.02, each) for n, each in enumerate(dice)]
         line = fit(found, ["a"], "by hand").labels["a"]
         assert line.error >= np.abs(dice - np.median(dice)).mean()
+
+    def test_eight_cases_are_judged_by_the_others_too(self):
+        dice = np.array([0.9, 0.5, 0.9, 0.5, 0.9, 0.5, 0.9, 0.5])
+        line = fit([evidence(n, 0.8, each) for n, each in enumerate(dice)], ["a"], "by hand").labels["a"]
+        assert line.error > np.abs(dice - dice.mean()).mean() + 0.005
 
     def test_no_line_is_less_steep_than_the_one_from_nothing_or_far_too_steep(self):
         flat = [evidence(n, 0.8 + 0.001 * n, 0.9 - 0.002 * n) for n in range(20)]

@@ -146,7 +146,8 @@ def optimize(
             disagreement=uncertainty and stage is bundle and (mirror or len(bundle.members) > 1),
             threads=threads,
         )
-    compile_now()
+    if not compile_now():
+        print("the loops outside the network stay those of numpy: numba is not installed, or does not work here")
 
 
 @models.command("export")

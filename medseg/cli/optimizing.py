@@ -54,7 +54,9 @@ def _windows(stage: Bundle, scans: Sequence[Path]) -> list[Any]:
 
     plan = stage.plan
     found: list[Any] = []
-    for job in find_jobs(scans, (), plan, Options(None, (), picture=False, probabilities=False)):
+    jobs = find_jobs(scans, (), plan, Options(None, (), picture=False, probabilities=False))
+    for job in jobs:
         scan = stack_channels([read(path) for path in job.scan])
-        found += windows_of(prepare(scan, plan), plan)
-    return found[:: -(-len(found) // _MOST)]
+        own = list(windows_of(prepare(scan, plan), plan))
+        found += own[:: -(-len(own) * len(jobs) // _MOST)]
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from medseg.cli.failures import explain
 from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
-from medseg.cli.progress import Display, Style, shown
+from medseg.cli.progress import ESTIMATING, PREDICTING, Display, Style, shown
 from medseg.report.job import Job
 
 Report = dict[str, Any]
@@ -100,6 +101,7 @@ def predict(
 
     For research use only; not a medical device.
     """
+    began = time.perf_counter() - time.process_time()  # of the process, which has computed in one thread so far
     from medseg.atomic import check_writable, write_atomic
     from medseg.bundle import Bundle
     from medseg.cli.inputs import Options, find_jobs
@@ -114,7 +116,8 @@ def predict(
     jobs = find_jobs(scans or [], channel or [], bundle.plan, wanted)
     check_distinct(jobs)
     for folder in sorted({target.parent for job in jobs for target in job.targets.values()}):
-        check_writable(folder)
+        if not estimate:
+            check_writable(folder)
 
     from medseg.inference import Predictor  # torch takes a second to import; wrong arguments must not wait for it
     from medseg.inference.memory import parse_bytes
@@ -131,8 +134,9 @@ def predict(
         mirror=mirror,
         memory=parse_bytes(memory) if memory else None,
     )
-    work = foresee if estimate else partial(deliver, strict=strict)
-    with shown(progress, len(jobs)) as display:
+    start = time.perf_counter() - began
+    work = partial(foresee, start=start) if estimate else partial(deliver, strict=strict)
+    with shown(progress, len(jobs), ESTIMATING if estimate else PREDICTING) as display:
         lines = [*_reports(jobs, partial(work, predictor=predictor), display, as_json=json_to == "-", debug=debug)]
     if json_to and json_to != "-":
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

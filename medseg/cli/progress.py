@@ -26,6 +26,7 @@ PREDICTING = {
     "picture": 0.03,
     "dicom": 0.02,
 }
+ESTIMATING = {"read": 0.2, "locate": 0.1, "prepare": 0.2, "sample": 0.5}
 EVALUATING = {"read": 0.4, "scores": 0.6}
 
 

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from medseg.errors import UsageError
-from medseg.inference.uncertainty import fresh_rows, joint, lead, soft_dice, softmax, unclear
+from medseg.inference.uncertainty import fresh_rows, joint, lead, soft_dice, unclear
 from medseg.inference.windows import Strip, Windows
 from medseg.kernels import Place
 from medseg.plan import Calibration, DiceLine, Plan
 from medseg.prepare import Prepared
 from medseg.resampling import cubic_matrix
-from medseg.restore import Settled, resample_labels
+from medseg.restore import Settled, resample_labels, softmax
 from medseg.volume import LabelMap
 
 _STEPS = np.arange(-4, 9) / 4
@@ -206,11 +206,15 @@ def _judged_line(evidence: Sequence[Evidence], label: str, temperature: float) -
         held = {*names[part::_PARTS]}
         others = [each for each in evidence if each.case not in held]
         apart, _ = _temperature([each for each in others if not each.damaged])
-        other = _line(_Points.of(others, label, apart)) or line
+        other = _line(_Points.of(others, label, apart), fewest=1)
+        if other is None:  # all cases with this label are among those held out here
+            continue
         own = _Points.of([each for each in evidence if each.case in held], label, apart)
         expected.append(_along(other, own.soft))
         dice.append(own.dice)
         damaged.append(own.damaged)
+    if not dice:
+        return None
     return _described(line, points, np.concatenate(expected), np.concatenate(dice), np.concatenate(damaged))
 
 
@@ -244,11 +248,11 @@ def _at(steps: Floats, curve: Floats) -> Floats:
     return values
 
 
-def _line(points: _Points) -> Line | None:
+def _line(points: _Points, fewest: int = _FEWEST) -> Line | None:
     """Return the line through the mean of the cases, as steep as that of least absolute differences; None of few."""
     soft, dice, whole = points.soft, points.dice, ~points.damaged
     cases = int(np.count_nonzero(whole))
-    if cases < _FEWEST:
+    if cases < fewest:
         return None
     weight = np.where(whole, _UNHARMED / cases, 1 / max(1, len(soft) - cases))
     least = float(np.mean(dice[whole]) / np.mean(soft[whole]))

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
 from medseg.errors import PlanError
 from medseg.geometry import Geometry
 from medseg.inference.backends import Backend
 from medseg.inference.slab import Slab
 from medseg.inference.windows import Strip, Three, Windows, gaussian_weights
+from medseg.kernels import Host
 from medseg.kernels.plain import Array
 from medseg.plan import Plan
 from medseg.prepare import Prepared
@@ -53,7 +53,8 @@ class Pass:
     answered, air : int
         Windows that the network saw, and those that it did not have to see as they hold only air.
     seconds : dict
-        Time spent in the network, in blending and in restoring.
+        Time spent in the network, in blending and in restoring; all of it as that of the network on a device, which
+        works on while the host goes ahead.
     notes : list of str
         What went otherwise than asked for.
     """
@@ -114,15 +115,21 @@ class Pass:
                         progress((self.answered + self.air) / total)
             if slab:
                 self._close(slab, self.windows.shape[self.windows.axes[0]], strip, watch)
+        if progress:
+            progress(1.0)
+        if not isinstance(self.backend.place, Host):
+            self.seconds = {"network": sum(self.seconds.values()), "blend": 0.0, "restore": 0.0}
         return self.restorer
 
     def _answers(self, corners: Sequence[Three]) -> Iterator[tuple[Three, Array]]:
         """Yield each corner of a window that holds more than air, and the logits (M, I, J, K) there."""
-        seen = iter([corner for corner in corners if not self.is_air(corner)])
+        seen = iter([corner for corner in corners if not is_air(self.prepared, self.plan, self.windows, corner)])
         self.air += len(corners)
         while group := list(islice(seen, self.backend.batch)):
             with self._timed("network"):
-                answers = self.backend(np.stack([self._window(corner) for corner in group]))
+                answers = self.backend(
+                    np.stack([self.prepared.window(corner, self.windows.end(corner)) for corner in group])
+                )
             if answers.shape[2:] != self.windows.patch or answers.shape[1] <= len(self.plan.atoms):
                 raise PlanError(
                     f"the network gives {tuple(answers.shape[1:])} values for a window of {self.windows.patch}",
@@ -162,23 +169,17 @@ class Pass:
                 self.restorer.take(first, planes)
                 slab.release(planes)
 
-    def is_air(self, corner: Three) -> bool:
-        """Return whether nothing in a window is above the intensity at which the plan crops scans."""
-        if self.plan.crop is None:
-            return False
-        box = tuple(slice(max(0, a), a + p) for a, p in zip(corner, self.windows.patch, strict=True))
-        return not bool((self.prepared.volume.array[(slice(None), *box)] > self.plan.crop).any())
-
-    def _window(self, corner: Three) -> npt.NDArray[np.float32]:
-        """Return one window (C, I, J, K) of the normalised scan, zero (the mean intensity) outside it."""
-        stop = [a + p for a, p in zip(corner, self.windows.patch, strict=True)]
-        inside = [(max(0, a), min(n, b)) for a, b, n in zip(corner, stop, self.windows.shape, strict=True)]
-        values = self.prepared.window([a for a, _ in inside], [b for _, b in inside])
-        pads = [(a - s, e - b) for (a, b), s, e in zip(inside, corner, stop, strict=True)]
-        return np.pad(values, [(0, 0), *pads]) if any(map(any, pads)) else values
-
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - start
+
+
+def is_air(prepared: Prepared, plan: Plan, windows: Windows, corner: Three) -> bool:
+    """Return whether nothing in a window is above the intensity at which the plan crops scans."""
+    if plan.crop is None:
+        return False
+    ends = zip(corner, windows.end(corner), strict=True)
+    box = tuple(slice(max(0, start), stop) for start, stop in ends)
+    return not bool((prepared.volume.array[(slice(None), *box)] > plan.crop).any())

@@ -1,13 +1,17 @@
-"""How long a scan would take, and how much memory, found out on one window from its middle."""
+"""How long a scan would take, and how much memory, found out on one window near its middle."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from medseg.geometry import Geometry, tuple_of_three
-from medseg.inference.engine import Pass
+from medseg.inference.engine import Pass, is_air
 from medseg.inference.stage import Stage
 from medseg.inference.uncertainty import Watch
+from medseg.inference.windows import Three, Windows
+from medseg.kernels import Host
 from medseg.prepare import Prepared
 from medseg.restore import Placement
 from medseg.volume import Volume
@@ -60,39 +64,50 @@ def estimate(
         If it would not fit.
     """
     windows = stage.windows(prepared, overlap)
-    need = stage.need(windows, onto, probabilities=probabilities, maps=watch.maps if watch else 0)
-    need = replace(need, working=stage.working)
-    strips = need.strips_within(stage.limit(memory))
-    whole = Pass(prepared, onto, stage.plan, stage.backend, windows=windows)
+    need = stage.need(windows, onto, probabilities=probabilities, watch=watch)
+    need, strips = stage.fitted(need, memory)
+    if not need.working:
+        need = replace(need, working=stage.working(stage.backend))
     corners = [corner for strip in windows.strips(strips) for corner in strip.corners]
-    air = sum(map(whole.is_air, corners))
-    part, region = _middle(prepared, onto, windows.patch)
+    seen = [corner for corner in corners if not is_air(prepared, stage.plan, windows, corner)]
+    part, region = _around(_most_central(seen or corners, windows), windows, prepared, onto)
+    host = stage.backend.place
+    if isinstance(host, Host):
+        host.expect(float(prod(windows.shape)) * stage.channels, wait=True)
     for _ in range(2):  # the first call of a network is slower than all others
-        sample = Pass(part, region, stage.plan, stage.backend, windows=stage.windows(part, overlap))
+        own = stage.windows(part, overlap)
+        sample = Pass(part, region, stage.plan, stage.backend, windows=own, probabilities=probabilities)
         if watch:
-            watch.begin(part, sample.windows, stage.backend.place)
+            watch.begin(part, own, stage.backend.place)
         sample.run(watch=watch)
-    answered = len(corners) - air
-    covered = _covered(prepared.geometry, onto)
-    scale = {"network": answered, "blend": answered, "restore": covered / max(1, _covered(part.geometry, region))}
+    covered, share = _covered(prepared.geometry, onto), max(1, _covered(part.geometry, region))
+    scale = {"network": len(seen), "blend": len(seen), "restore": covered / share}
     on_device = stage.backend.room() is not None
-    held = need.slab(strips) + need.working
     return Estimate(
-        {"answered": answered, "air": air},
+        {"answered": len(seen), "air": len(corners) - len(seen)},
         strips,
         {name: seconds * scale[name] for name, seconds in sample.seconds.items()},
-        need.lasting + (0 if on_device else held),
-        held if on_device else 0,
+        need.on_host + (0 if on_device else need.beside(strips)),
+        need.beside(strips) if on_device else 0,
         sample,
-        _covered(part.geometry, region) / max(1, covered),
+        share / max(1, covered),
     )
 
 
-def _middle(prepared: Prepared, onto: Geometry, patch: tuple[int, int, int]) -> tuple[Prepared, Geometry]:
-    """Return as much of a scan as one window sees, from the middle, and the grid of the scan there."""
-    shape = prepared.geometry.shape
-    start = tuple_of_three(max(0, size - window) // 2 for size, window in zip(shape, patch, strict=True))
-    stop = tuple_of_three(min(size, at + window) for size, at, window in zip(shape, start, patch, strict=True))
+def _most_central(corners: Sequence[Three], windows: Windows) -> Three:
+    """Return the corner of the window that lies nearest to the middle of the grid."""
+
+    def away(corner: Three) -> int:
+        ends = zip(corner, windows.end(corner), windows.shape, strict=True)
+        return sum((start + stop - size) ** 2 for start, stop, size in ends)
+
+    return min(corners, key=away)
+
+
+def _around(corner: Three, windows: Windows, prepared: Prepared, onto: Geometry) -> tuple[Prepared, Geometry]:
+    """Return as much of a scan as one window sees, and the grid of the scan there."""
+    start = tuple_of_three(max(0, at) for at in corner)
+    stop = tuple_of_three(min(size, at) for size, at in zip(windows.shape, windows.end(corner), strict=True))
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     volume = Volume(prepared.volume.array[(slice(None), *box)], prepared.geometry.cropped(start, stop))
     place = Placement.of(volume.geometry, onto)

@@ -26,8 +26,13 @@ def export(bundle: Bundle, path: Path, *, mirror: bool = False) -> None:
     OutputError
         If the file cannot be written.
     UsageError
-        If onnx or onnxscript is not installed, or mirrored views are asked for and the model was not trained for any.
+        If the model has two stages, onnx or onnxscript is not installed, or mirrored views are asked for and the model
+        was not trained for any.
     """
+    if bundle.plan.locate:
+        raise UsageError(
+            f"{bundle.card.name} has two stages, which are no single network", hint="export models of one stage"
+        )
     for name in ("onnx", "onnxscript"):
         if find_spec(name) is None:
             raise UsageError(f"{name} is not installed", hint="pip install 'medseg[onnx]'")

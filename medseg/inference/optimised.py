@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Annotated, Literal
 import platformdirs
 from pydantic import Field
 
-from medseg import __version__
+from medseg import __version__, zoo
 from medseg.atomic import Outputs, check_writable
 from medseg.bundle import Bundle, canonical_json
 from medseg.errors import UsageError
@@ -103,7 +104,7 @@ def find(
     if not (bundle.sha256 and version):
         return None, ""
     stem = folder(bundle) / _name(mirror=mirror, disagreement=disagreement)
-    again = f"run `medseg models optimize {bundle.card.name}` again"
+    again = f"run `{command(bundle, precision=precision, mirror=mirror, disagreement=disagreement)}` again"
     try:
         manifest = Manifest.parse(json.loads(stem.with_suffix(".json").read_bytes()))
         network = _file(stem, manifest)
@@ -114,6 +115,7 @@ def find(
     if sums != (manifest.network, manifest.weights):
         return None, f"the optimised form in {stem.parent} is damaged; {again}"
     if (manifest.medseg, manifest.openvino) != (__version__, version):
+        again = f"run `{command(bundle, precision=manifest.precision, mirror=mirror, disagreement=disagreement)}` again"
         return None, f"the optimised form was made by another version of medseg or OpenVINO; {again}"
     chosen = precision or manifest.precision
     if chosen != manifest.precision and not {chosen, manifest.precision} <= _SAME_FILES:
@@ -121,6 +123,17 @@ def find(
     if not precision and chosen == "bfloat16" and not has_bfloat16():
         chosen = "float32"
     return Form(network, chosen), ""
+
+
+def command(bundle: Bundle, *, precision: str | None, mirror: bool, disagreement: bool) -> str:
+    """Return what a user types to make a form."""
+    known = bundle.file is None or zoo.models().get(bundle.card.name) == bundle.file
+    words = ["medseg models optimize", bundle.card.name if known else shlex.quote(str(bundle.file))]
+    if precision not in {None, "float32"}:
+        words.append(f"--precision {precision}")
+    if precision == "int8":
+        words.append("--calibrate SCANS")
+    return " ".join([*words, *["--mirror"] * mirror, *["--uncertainty"] * disagreement])
 
 
 def open_form(bundle: Bundle, how: How, host: Host, *, disagreement: bool = False) -> Backend | None:
@@ -156,7 +169,7 @@ def open_form(bundle: Bundle, how: How, host: Host, *, disagreement: bool = Fals
     if precision not in _SAME_FILES:
         raise UsageError(
             f"{bundle.card.name} has no {precision} form on this machine",
-            hint=f"for int8: medseg models optimize {bundle.card.name} --precision int8 --calibrate SCAN",
+            hint=f"first: {command(bundle, precision=precision, mirror=how.mirror, disagreement=disagreement)}",
         )
     from medseg.inference.ensemble import Ensemble
 

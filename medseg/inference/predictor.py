@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
+from threading import RLock
 from typing import TypedDict, Unpack
 
 from medseg import zoo
@@ -134,6 +135,7 @@ class Predictor:
             keep=self.memory is None,
         )
         self._host = Host(options.get("threads"))
+        self._lock = RLock()  # calls from several threads follow one another
         first = bundle.stage_that_locates()
         self._locator = Stage(first, replace(self._how, mirror=False), self._host) if first else None
         self._stage = Stage(bundle, self._how, self._host)
@@ -182,6 +184,14 @@ class Predictor:
         MemoryLimit
             If it does not fit into memory, before any window is looked at.
         """
+        with self._lock:
+            return self._answer(
+                scan, probabilities=probabilities, uncertainty=uncertainty, watch=watch, progress=progress
+            )
+
+    def _answer(
+        self, scan: Volume, *, probabilities: bool, uncertainty: bool, watch: Watch | None, progress: Progress
+    ) -> Prediction:
         plan = self.bundle.plan
         seconds: dict[str, float] = {}
         part, notes = self._part(scan, seconds, progress)
@@ -211,7 +221,7 @@ class Predictor:
             removed,
             seconds,
             {"answered": job.answered, "air": job.air},
-            stage.backend.name,
+            job.backend.name,
             (*stage.advice, *notes, *job.notes),
             **{name: Volume(values, scan.geometry, scan.source) for name, values in maps.items()},
             expected_dice=self._expected_dice(doubt),
@@ -230,19 +240,20 @@ class Predictor:
             If it would not fit.
         """
         seconds: dict[str, float] = {}
-        part, _ = self._part(scan, seconds, progress)
-        with timed("prepare", seconds, progress):
-            prepared = prepare(part, self.bundle.plan)
-        with timed("sample", {}, progress):
-            found = estimate(
-                self._doubting if uncertainty else self._stage,
-                prepared,
-                scan.geometry,
-                overlap=self._overlap,
-                memory=self.memory,
-                probabilities=probabilities,
-                watch=self._doubt(maps=uncertainty),
-            )
+        with self._lock:
+            part, _ = self._part(scan, seconds, progress)
+            with timed("prepare", seconds, progress):
+                prepared = prepare(part, self.bundle.plan)
+            with timed("sample", {}, progress):
+                found = estimate(
+                    self._doubting if uncertainty else self._stage,
+                    prepared,
+                    scan.geometry,
+                    overlap=self._overlap,
+                    memory=self.memory,
+                    probabilities=probabilities,
+                    watch=self._doubt(maps=uncertainty),
+                )
         return replace(found, seconds=seconds | found.seconds)
 
     @cached_property
@@ -268,33 +279,26 @@ class Predictor:
             if name in calibration.labels
         }
 
-    def _part(self, scan: Volume, seconds: dict[str, float], progress: Progress) -> tuple[Volume, list[str]]:
-        """Return the part of a scan that the model has to see, and what is to be said of that."""
-        if self._locator is None:
-            return scan, []
-        with timed("locate", seconds, progress):
-            part = self._located(scan, progress)
-        lost = part is scan
-        return part, ["the first stage found nothing, so the second looks at the whole scan"] if lost else []
-
-    def _located(self, scan: Volume, progress: Progress) -> Volume:
-        """Return the part of a scan that the first stage finds; all of it where that finds nothing."""
+    def _part(self, scan: Volume, seconds: dict[str, float], progress: Progress) -> tuple[Volume, tuple[str, ...]]:
+        """Return the part of a scan that the first stage finds, all of it where that finds nothing, and notes."""
         stage, locate = self._locator, self.bundle.plan.locate
         if stage is None or locate is None:
-            return scan
-        found = stage.run(
-            prepare(scan, locate.plan),
-            scan.geometry,
-            memory=self.memory,
-            progress=lambda done: progress("locate", done),
-        )
-        box = box_around(found.restorer.labels > 0)
+            return scan, ()
+        with timed("locate", seconds, progress):
+            found = stage.run(
+                prepare(scan, locate.plan),
+                scan.geometry,
+                memory=self.memory,
+                progress=lambda done: progress("locate", done),
+            )
+            box = box_around(found.restorer.labels > 0)
         if box is None:
-            return scan
+            return scan, (*found.notes, "the first stage found nothing, so the second looks at the whole scan")
         margins = [ceil(locate.margin_mm / mm) for mm in scan.geometry.spacing]
         start = tuple_of_three(max(0, span.start - margin) for span, margin in zip(box, margins, strict=True))
         stop = tuple_of_three(
             min(size, span.stop + margin) for span, margin, size in zip(box, margins, scan.geometry.shape, strict=True)
         )
         inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        return Volume(scan.array[(slice(None), *inside)], scan.geometry.cropped(start, stop), scan.source)
+        part = Volume(scan.array[(slice(None), *inside)], scan.geometry.cropped(start, stop), scan.source)
+        return part, tuple(found.notes)

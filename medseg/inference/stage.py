@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
+from math import prod
 
 import numpy as np
 
 from medseg.bundle import Bundle
 from medseg.errors import MemoryLimit
 from medseg.geometry import Geometry
-from medseg.inference.backends import How
+from medseg.inference.backends import Backend, How
 from medseg.inference.backends.choice import open_backend
 from medseg.inference.engine import Pass
 from medseg.inference.heap import give_back
-from medseg.inference.memory import Need, available, forget_peak, peak, resident
+from medseg.inference.memory import Need, available, resident
 from medseg.inference.uncertainty import Watch
 from medseg.inference.windows import Windows
 from medseg.kernels import Host
 from medseg.prepare import Prepared
 
 _FAR = 0.3  # of the memory there is: a pass that takes less is run without asking how much the backend takes
+_PASSING = 16  # bytes for each channel and voxel of a plane that a thread looks at, or writes probabilities of
 _MORE = 4  # times as many strips in the second try
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory")
 
@@ -53,29 +55,61 @@ class Stage:
         self.bundle, self.plan = bundle, bundle.plan
         self._how, self._host = how, host
         self.channels = len(self.plan.atoms) + 1 + disagreement
+        self._taken: dict[str, int] = {}
         self.backend, self.advice = open_backend(bundle, how, host, disagreement=disagreement)
 
     def windows(self, prepared: Prepared, overlap: float | None) -> Windows:
         """Return the windows over a scan."""
         return Windows.over(prepared.geometry.shape, self.plan.patch, self.plan.overlap if overlap is None else overlap)
 
-    def need(self, windows: Windows, onto: Geometry, *, probabilities: bool, maps: int = 0) -> Need:
+    def need(self, windows: Windows, onto: Geometry, *, probabilities: bool, watch: Watch | None = None) -> Need:
         """Return what a pass takes of memory, without what the backend takes for one call."""
-        shares = len(self.plan.atoms) + 1 if probabilities else 0
-        return Need(windows, self.channels, int(np.prod(onto.shape)), shares, 0, maps)
+        _, rows, columns = (windows.shape[axis] for axis in windows.axes)
+        looked = rows * columns if watch else 0
+        written = prod(sorted(onto.shape)[1:]) if probabilities else 0
+        return Need(
+            windows,
+            self.channels,
+            voxels=prod(onto.shape),
+            label_bytes=np.min_scalar_type(max(self.plan.atoms)).itemsize,
+            shares=len(self.plan.atoms) + 1 if probabilities else 0,
+            maps=watch.maps if watch else 0,
+            passing=self._host.threads * _PASSING * self.channels * (looked + written),
+        )
 
-    def strips(self, need: Need, memory: int | None) -> int:
-        """Return in how many strips a pass fits into memory.
+    def fitted(self, need: Need, memory: int | None, backend: Backend | None = None) -> tuple[Need, int]:
+        """Return in how many strips a pass fits into memory, and its need, in full where that is not small.
+
+        Parameters
+        ----------
+        need : Need
+            Without what the backend takes for one call: that is measured, unless there is plenty or all is too little.
+        memory : int, optional
+            As of `run`.
+        backend : Backend, optional
+            Another one than that of the stage.
 
         Raises
         ------
         MemoryLimit
-            If it does not, in any.
+            If it does not fit, in any.
         """
-        limit = self.limit(memory)
-        if memory is None and need.total(1) < limit * _FAR:
-            return 1
-        return replace(need, working=self.working).strips_within(limit)
+        backend = backend or self.backend
+        host, device = limits(backend, memory)
+        strips = need.strips_within(host, device)
+        little = need.on_host + (0 if device is not None else need.beside(1)) < host * _FAR
+        if memory is None and little and (device is None or need.beside(1) < device * _FAR):
+            return need, strips
+        backend.free()
+        need = replace(need, working=self.working(backend))
+        return need, need.strips_within(*limits(backend, memory))
+
+    def working(self, backend: Backend) -> int:
+        """Return the bytes that a backend takes for one call, measured once, on a window of zeros."""
+        if backend.name not in self._taken:
+            zeros = np.zeros((backend.batch, len(self.plan.channels), *self.plan.patch), np.float32)
+            self._taken[backend.name] = backend.taken(zeros)
+        return self._taken[backend.name]
 
     @property
     def temperature(self) -> float:
@@ -86,17 +120,6 @@ class Stage:
     def disagrees(self) -> bool:
         """Whether the network says how much its members and views disagree, as a last channel."""
         return self.channels > len(self.plan.atoms) + 1
-
-    @cached_property
-    def working(self) -> int:
-        """Bytes that the backend takes for one call, measured once, on a window of zeros."""
-        zeros = np.zeros((self.backend.batch, len(self.plan.channels), *self.plan.patch), np.float32)
-        before = resident()
-        forget_peak()
-        answer = self.backend(zeros)
-        taken = max(peak() - before, int(np.prod(answer.shape)) * 4)
-        give_back()
-        return taken
 
     def run(
         self,
@@ -134,65 +157,73 @@ class Stage:
             If it does not fit.
         """
         windows = self.windows(prepared, overlap)
-        maps = watch.maps if watch else 0
-        strips = self.strips(self.need(windows, onto, probabilities=probabilities, maps=maps), memory)
-        self._host.expect(float(np.prod(windows.shape)) * self.channels)
+        need = self.need(windows, onto, probabilities=probabilities, watch=watch)
         notes: list[str] = []
-        for count in self._tries(strips, notes):
-            job = Pass(
-                prepared,
-                onto,
-                self.plan,
-                self.backend,
-                windows=windows,
-                probabilities=probabilities,
-                temperature=self.temperature,
-            )
-            job.notes = notes
+
+        def attempt(backend: Backend, strips: int) -> Pass | None:
+            if isinstance(backend.place, Host):
+                backend.place.expect(float(prod(windows.shape)) * self.channels)
             try:
+                job = Pass(
+                    prepared,
+                    onto,
+                    self.plan,
+                    backend,
+                    windows=windows,
+                    probabilities=probabilities,
+                    temperature=self.temperature,
+                )
                 if watch:
-                    watch.begin(prepared, windows, self.backend.place)
-                job.run(count, watch=watch, progress=progress)
+                    watch.begin(prepared, windows, backend.place)
+                job.run(strips, watch=watch, progress=progress)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            else:
-                give_back()
-                return job
-            del job
-            gc.collect()
-            self.backend.free()
+                return None
+            job.notes = notes
+            return job
+
+        with closing(self._tries(need, memory, notes)) as tries:
+            for backend, strips in tries:
+                if job := attempt(backend, strips):
+                    give_back()
+                    return job
+                gc.collect()
+                backend.free()
         raise MemoryLimit(
             f"{self.backend.name}: ran out of memory", hint="give it a machine with more, or a smaller part of the scan"
         )
 
-    def _tries(self, strips: int, notes: list[str]) -> Iterator[int]:
-        """Yield the strips of each try: as planned, a smaller slab, smaller batches, and at last the CPU."""
-        yield strips
+    def _tries(self, need: Need, memory: int | None, notes: list[str]) -> Generator[tuple[Backend, int]]:
+        """Yield backend and strips of each try: as planned, a smaller slab, smaller batches, and at last the CPU."""
+        _, strips = self.fitted(need, memory)
+        yield self.backend, strips
         notes.append(self._again(f"a smaller slab ({_MORE * strips} strips)"))
-        yield _MORE * strips
-        if self.backend.batch > 1:
+        yield self.backend, _MORE * strips
+        if (batch := self.backend.batch) > 1:
             notes.append(self._again("one window at a time"))
             self.backend.batch = 1
-            yield _MORE * strips
+            try:
+                yield self.backend, _MORE * strips
+            finally:
+                self.backend.batch = batch
         if not isinstance(self.backend.place, Host):
             notes.append(self._again("the CPU"))
-            cpu = replace(self._how, device="cpu", backend="torch", precision="float32")
-            self.backend, _ = open_backend(self.bundle, cpu, self._host, disagreement=self.disagrees)
-            yield _MORE * strips
+            how = replace(self._how, device="cpu", backend="torch", precision="float32")
+            cpu, _ = open_backend(self.bundle, how, self._host, disagreement=self.disagrees)
+            yield cpu, self.fitted(need, memory, cpu)[1]
 
     def _again(self, what: str) -> str:
         return f"{self.backend.name}: out of memory; tried again with {what}"
 
-    def limit(self, memory: int | None) -> int:
-        """Return the bytes that a pass may take."""
-        room = self.backend.room()
-        if room is not None:
-            return room if memory is None else min(room, memory)
-        there = available()
-        own = None if memory is None else memory - resident()
-        limits = [limit for limit in (there, own) if limit is not None]
-        return min(limits) if limits else 1 << 62
+
+def limits(backend: Backend, memory: int | None) -> tuple[int, int | None]:
+    """Return the bytes that a pass may take of the host, and of a device with memory of its own."""
+    own = None if memory is None else max(0, memory - resident())
+    known = [limit for limit in (available(), own) if limit is not None]
+    room = backend.room()
+    device = None if room is None else min(room, room if memory is None else memory)
+    return min(known, default=1 << 62), device
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from medseg.kernels import CERTAIN, Place
 from medseg.kernels.plain import Array, plane_between
 from medseg.plan import Plan
 from medseg.prepare import Prepared
-from medseg.restore import Placement, Settled
+from medseg.restore import Placement, Settled, softmax
 
 _FAR = 12.0  # logits over temperature: a label that far behind another has a probability below 0.00001
 
@@ -126,13 +126,6 @@ def lead(logits: Array) -> Array:
 def unclear(ahead: Array, temperature: float) -> Array:
     """Return where a lead leaves room for doubt; not where no window looked, which is CERTAIN at any temperature."""
     return (ahead < _FAR * temperature) & (ahead != CERTAIN)
-
-
-def softmax(logits: Floats, temperature: float) -> Floats:
-    """Return the probabilities (L, N) of logits over a temperature."""
-    shares = np.exp((logits - logits.max(axis=0)) / temperature)
-    probabilities: Floats = shares / shares.sum(axis=0)
-    return probabilities
 
 
 def joint(won: npt.NDArray[Any], shares: Floats, sure: npt.NDArray[Any]) -> Matrix:

@@ -95,6 +95,10 @@ class Windows:
         """How many planes are held at a time."""
         return min(self.patch[self.axes[0]], self.shape[self.axes[0]])
 
+    def end(self, corner: Three) -> Three:
+        """Return the voxel after the last one of a window, along each axis."""
+        return tuple_of_three(start + size for start, size in zip(corner, self.patch, strict=True))
+
     def strips(self, count: int) -> Iterator[Strip]:
         """Yield the grid in that many strips of rows, or as many as there are rows.
 

@@ -47,10 +47,10 @@ class _Loops:
         return True
 
     def compile_beside(self) -> None:
-        """Begin to do so in another thread, once; it ends with the process."""
+        """Begin to do so in another thread, once; a process that ends waits for it, so that the next has the loops."""
         with self._lock:
             if self._thread is None and find_spec("numba") is not None:
-                self._thread = Thread(target=self.compile, name="medseg-compile", daemon=True)
+                self._thread = Thread(target=self.compile, name="medseg-compile")
                 self._thread.start()
 
 
@@ -84,17 +84,21 @@ class Host:
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
 
-    def expect(self, work: float) -> None:
+    def expect(self, work: float, *, wait: bool = False) -> None:
         """Begin to prepare the compiled loops beside other work, where so much is to come that it pays.
 
         Parameters
         ----------
         work : float
             Voxels times channels, on the grid of the network's answer.
+        wait : bool
+            Until they are ready.
         """
         compiled_before = next(FOLDER.glob("*/*.nbc"), None) is not None
         if work >= (_PAYS_LOADING if compiled_before else _PAYS_COMPILING):
             _LOOPS.compile_beside()
+            if wait:
+                _LOOPS.compile()
 
     def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Array:
         """Return an array of zeros."""

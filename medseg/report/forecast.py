@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Set as AbstractSet
 from functools import partial
 from math import prod
 
@@ -13,6 +13,7 @@ from medseg.inference import Predictor
 from medseg.inference.estimate import Estimate
 from medseg.inference.memory import in_words, peak, resident
 from medseg.io import read
+from medseg.postprocess import clean
 from medseg.progress import Progress, silent, timed
 from medseg.qc import measure
 from medseg.report.job import Job
@@ -21,13 +22,24 @@ from medseg.report.record import Record, model_record, rounded, scan_record
 from medseg.volume import LabelMap, Volume, stack_channels
 
 _AFTER = 1.3, 200e6  # bytes that cleaning, checking, drawing and writing take at most: for each voxel, and at all
-_WRITTEN = 4e-9  # seconds to write a voxel of a label map, compressed
+_WRITTEN, _WRITTEN_FLOAT = 4e-9, 3e-8  # seconds to write a voxel, compressed, of a label map and of a map of float32
 
 
-def foresee(job: Job, predictor: Predictor, *, progress: Progress = silent) -> Record:
+def foresee(job: Job, predictor: Predictor, *, start: float = 0.0, progress: Progress = silent) -> Record:
     """Return how many seconds a job would take, and how many bytes; nothing is written.
 
-    The scan is read and prepared, and one window from its middle is segmented, checked and drawn.
+    The scan is read and prepared, and one window near its middle is segmented, checked and drawn.
+
+    Parameters
+    ----------
+    job : Job
+        The scan, and what would be written.
+    predictor : Predictor
+        For the model.
+    start : float
+        Seconds that it took to get so far: imports, and the model.
+    progress : callable
+        Called with the stage and the fraction of it that is done.
 
     Raises
     ------
@@ -36,7 +48,7 @@ def foresee(job: Job, predictor: Predictor, *, progress: Progress = silent) -> R
     MemoryLimit
         If it would not fit.
     """
-    seconds = {"start": time.process_time()}  # all that the process has computed so far: imports, and the model
+    seconds = {"start": start}
     with timed("read", seconds, progress):
         choice = partial(read, volume=job.volume, series=job.series, repair=job.repair, suv=job.suv)
         scan = stack_channels([choice(path) for path in job.scan])
@@ -44,7 +56,7 @@ def foresee(job: Job, predictor: Predictor, *, progress: Progress = silent) -> R
     found = predictor.estimate(scan, **asked, progress=progress)
     seconds |= found.seconds
     voxels = prod(scan.geometry.shape)
-    seconds |= _afterwards(found, voxels, predictor, drawn=bool({"picture", "sc"} & job.targets.keys()))
+    seconds |= _afterwards(found, voxels, predictor, job.targets.keys())
     host = max(peak(), resident() + max(found.host, int(_AFTER[0] * voxels + _AFTER[1])))
     return {
         "medseg": __version__,
@@ -76,16 +88,20 @@ def in_lines(estimate: Record) -> list[str]:
     return lines
 
 
-def _afterwards(found: Estimate, voxels: int, predictor: Predictor, *, drawn: bool) -> dict[str, float]:
+def _afterwards(found: Estimate, voxels: int, predictor: Predictor, targets: AbstractSet[str]) -> dict[str, float]:
     """Return the seconds of all that follows the pass, from what it takes for the sample."""
     seconds: dict[str, float] = {}
     sample, plan = found.sample, predictor.bundle.plan
     labels = LabelMap(sample.restorer.labels, sample.onto, plan.labels)
     with timed("check", seconds, silent):
         measure(sample.prepared, labels, plan)
-    seconds["check"] /= found.share
-    seconds["write"] = _WRITTEN * voxels
-    if drawn:
+    with timed("clean", seconds, silent):
+        clean(labels, plan)
+    for name in ("check", "clean"):
+        seconds[name] /= found.share
+    floats = len(targets & {"uncertainty", "disagreement"}) + (len(plan.atoms) + 1) * ("probabilities" in targets)
+    seconds["write"] = (_WRITTEN + _WRITTEN_FLOAT * floats) * voxels
+    if {"picture", "sc"} & targets:
         with timed("picture", seconds, silent):
             shown = Volume(sample.prepared.array()[:1], sample.prepared.geometry)
             grid = LabelMap(np.zeros(shown.geometry.shape, np.uint8), shown.geometry, plan.labels)

@@ -31,11 +31,14 @@ class Backend(Protocol):
     def __call__(self, windows: npt.NDArray[np.float32]) -> Any:
         """Return the logits (B, L, I, J, K) of windows (B, C, I, J, K), as an array of `place`."""
 
+    def taken(self, windows: npt.NDArray[np.float32]) -> int:
+        """Return the bytes that a call takes where the network runs, its answer included."""
+
     def room(self) -> int | None:
         """Return the bytes that are free on a device with memory of its own; None where that is the host's."""
 
     def free(self) -> None:
-        """Give back memory that is kept for later calls, and from now on take as little as possible."""
+        """Give back memory that is kept for later calls, and from now on keep as little as possible."""
 
 
 @dataclass(frozen=True)

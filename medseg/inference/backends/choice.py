@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, get_args
 
 from medseg.bundle import Bundle
@@ -28,7 +31,7 @@ def open_backend(
     """
     if how.backend not in get_args(Name):
         raise UsageError(f"there is no backend {how.backend!r}", hint=f"choose from: {', '.join(get_args(Name))}")
-    on_cpu = how.device == "cpu" or (how.device == "auto" and not has_gpu())
+    on_cpu = how.device == "cpu" or (how.device == "auto" and (how.backend == "openvino" or not has_gpu()))
     if how.backend == "openvino" and not on_cpu:
         raise UsageError("OpenVINO runs on the CPU here", hint="use --device cpu, or --backend torch")
     if how.backend in {"auto", "openvino"} and on_cpu:
@@ -40,9 +43,16 @@ def open_backend(
 
 
 def has_gpu() -> bool:
-    """Return whether there may be a GPU, without the seconds that it takes to import torch."""
+    """Return whether torch has a GPU to compute on, found out without the seconds that it takes to import torch."""
     if sys.platform == "darwin":
-        return True  # torch knows
+        return platform.machine() == "arm64"
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return False
+    version = Path(torch.origin).with_name("version.py")  # of a torch for CPUs alone, `cuda` and `hip` are None there
+    built = dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*(['\"].*)$", version.read_text("utf-8"), re.MULTILINE))
+    if "cuda" not in built:
+        return "hip" in built
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -75,5 +85,5 @@ def _advice(bundle: Bundle, how: How, *, disagreement: bool) -> tuple[str, ...]:
     _, wrong = optimised.find(bundle, precision=how.precision, mirror=how.mirror, disagreement=disagreement)
     if wrong or not bundle.sha256:
         return (wrong,) if wrong else ()
-    words = f"medseg models optimize {bundle.card.name}{' --mirror' * how.mirror}{' --uncertainty' * disagreement}"
+    words = optimised.command(bundle, precision=how.precision, mirror=how.mirror, disagreement=disagreement)
     return (f"`{words}`, once, makes this CPU two to three times as fast",)

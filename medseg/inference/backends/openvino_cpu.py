@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import DeviceError, UsageError
+from medseg.inference.memory import taken_by
 from medseg.kernels import Host, Place
 
 Network = Any  # openvino.Model
@@ -133,6 +134,10 @@ class OpenVinoBackend:
         answers = self._request.infer([np.ascontiguousarray(windows)], share_inputs=True, share_outputs=True)
         logits: Windows = answers[0]
         return logits
+
+    def taken(self, windows: Windows) -> int:
+        """Return the bytes that a call takes, its answer included."""
+        return taken_by(lambda: self(windows))
 
     def room(self) -> None:
         """Return None: the memory is the host's."""

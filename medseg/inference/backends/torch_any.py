@@ -13,6 +13,7 @@ from medseg.errors import DeviceError
 from medseg.inference.device import describe
 from medseg.inference.ensemble import Ensemble
 from medseg.inference.heap import give_back, kept
+from medseg.inference.memory import taken_by
 from medseg.kernels import Host, Place
 
 _LIGHT = 1 << 26  # bytes of an answer: it lies in the way of what is kept, so that with large ones memory would grow
@@ -93,9 +94,21 @@ class TorchBackend:
         self._keeps = self._keep and logits.nbytes <= _LIGHT
         return logits.numpy()
 
+    def taken(self, windows: npt.NDArray[np.float32]) -> int:
+        """Return the bytes that a call takes on the CUDA device or on the host, its answer included."""
+        if self._device.type != "cuda":
+            return taken_by(lambda: self(windows))
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        self(windows)
+        return torch.cuda.max_memory_allocated(self._device) - before
+
     def room(self) -> int | None:
-        """Return the bytes that are free on a CUDA device; None elsewhere."""
-        return torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else None
+        """Return the bytes that are free on a CUDA device, or kept by torch for later; None elsewhere."""
+        if self._device.type != "cuda":
+            return None
+        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return torch.cuda.mem_get_info(self._device)[0] + kept
 
     def free(self) -> None:
         """Give back memory that torch keeps for later calls."""
@@ -108,10 +121,13 @@ class TorchBackend:
 def _check(precision: str, device: torch.device) -> None:
     """Refuse a precision for which the hardware has no units: a CPU without them is up to 300 times slower."""
     if precision not in PRECISIONS:
-        raise DeviceError(f"torch has no precision {precision!r}", hint=f"choose from: {', '.join(PRECISIONS)}")
+        hint = (
+            f"choose from: {', '.join(PRECISIONS)}; for int8 on a CPU, first `medseg models optimize --precision int8`"
+        )
+        raise DeviceError(f"torch has no precision {precision!r}", hint=hint)
     fast = {
         "cpu": {"bfloat16": torch.cpu._is_avx512_bf16_supported()},  # noqa: SLF001 - torch has no public name for it
         "cuda": {"float16": True, "bfloat16": torch.cuda.is_available() and torch.cuda.is_bf16_supported()},
     }.get(device.type, {})
     if precision != "float32" and not fast.get(precision):
-        raise DeviceError(f"{device} has no units for {precision}", hint="use --precision float32")
+        raise DeviceError(f"{precision} is slow or unknown on {device}", hint="use --precision float32")
