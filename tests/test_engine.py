@@ -428,6 +428,7 @@ def test_where_the_first_stage_finds_nothing_the_second_looks_everywhere_and_it_
 
     class Nothing(Fake):
         def __call__(self, windows):
+            super().__call__(windows)
             return np.stack([np.ones_like(windows[:, 0]), np.zeros_like(windows[:, 0])], axis=1)
 
     predictor._locator.backend = Nothing(errors=[MemoryError()])

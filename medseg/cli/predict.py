@@ -115,9 +115,8 @@ def predict(
     wanted = Options(output, asked, picture, probabilities, volume, series, repair, suv, maps)
     jobs = find_jobs(scans or [], channel or [], bundle.plan, wanted)
     check_distinct(jobs)
-    for folder in sorted({target.parent for job in jobs for target in job.targets.values()}):
-        if not estimate:
-            check_writable(folder)
+    for folder in () if estimate else sorted({target.parent for job in jobs for target in job.targets.values()}):
+        check_writable(folder)
 
     from medseg.inference import Predictor  # torch takes a second to import; wrong arguments must not wait for it
     from medseg.inference.memory import parse_bytes
@@ -134,8 +133,7 @@ def predict(
         mirror=mirror,
         memory=parse_bytes(memory) if memory else None,
     )
-    start = time.perf_counter() - began
-    work = partial(foresee, start=start) if estimate else partial(deliver, strict=strict)
+    work = partial(foresee, start=time.perf_counter() - began) if estimate else partial(deliver, strict=strict)
     with shown(progress, len(jobs), ESTIMATING if estimate else PREDICTING) as display:
         lines = [*_reports(jobs, partial(work, predictor=predictor), display, as_json=json_to == "-", debug=debug)]
     if json_to and json_to != "-":
