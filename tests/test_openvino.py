@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_bundle, smooth_scan
+from torch import nn
 
 import medseg
 from medseg import Predictor
@@ -18,6 +19,7 @@ from medseg.bundle import Bundle
 from medseg.errors import BundleError, DeviceError, UsageError
 from medseg.inference import optimised, optimising
 from medseg.inference.backends import How, openvino_cpu
+from medseg.inference.backends.norms import BlockNorm
 from medseg.inference.backends.openvino_cpu import OpenVinoBackend, convert
 from medseg.inference.ensemble import Ensemble
 from medseg.inference.optimising import make, windows_of
@@ -204,6 +206,42 @@ def test_the_answers_are_those_of_torch(changes, mirror, disagreement):
     assert (found[:, :3].argmax(1) == expected[:, :3].argmax(1)).all()
 
 
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.InstanceNorm3d(6, affine=True), (2, 6, 48, 40, 11)),
+        (nn.InstanceNorm3d(6), (1, 6, 1, 2, 1)),
+        (nn.InstanceNorm2d(6), (2, 6, 13, 22)),
+        (nn.GroupNorm(3, 6), (2, 6, 8, 9, 10)),
+        (nn.GroupNorm(1, 6), (1, 6, 7, 7)),
+    ],
+)
+def test_norms_by_blocks_are_those_of_torch(norm, shape):
+    torch.manual_seed(0)
+    for weights in norm.parameters():
+        nn.init.normal_(weights)
+    values = torch.randn(shape) * 3 + 5
+    with torch.inference_mode():
+        torch.testing.assert_close(BlockNorm(norm.eval())(values), norm(values), rtol=0, atol=1e-5)
+
+
+def test_a_window_with_air_gets_the_answer_of_torch():
+    bundle = random_bundle(patch=[64, 64, 64])
+    windows = noise(bundle)
+    windows[:, :, :40] = -5
+    expected = answer(bundle, windows)
+    off = {
+        exact: np.abs(
+            OpenVinoBackend(convert(Ensemble.of(bundle), windows.shape, exact=exact), host=Host(1), threads=1)(windows)
+            - expected
+        ).max()
+        / np.abs(expected).max()
+        for exact in (True, False)
+    }
+    assert off[True] < 2e-5
+    assert off[False] > 1e-4  # or the exact means would be in vain
+
+
 def test_windows_of_any_memory_order_are_answered(stored):
     windows = np.asfortranarray(noise(stored))
     backend = OpenVinoBackend(convert(Ensemble.of(stored), windows.shape), host=Host(1))
@@ -330,7 +368,7 @@ def test_a_new_form_replaces_the_older_one_and_removing_leaves_nothing(stored, k
 
 def test_a_form_that_gives_other_answers_is_not_kept(stored, cache, monkeypatch):
     wrong = convert(Ensemble.of(random_bundle(seed=4)), (1, 1, 16, 16, 16))
-    monkeypatch.setattr(optimising, "convert", lambda network, shape: wrong)
+    monkeypatch.setattr(optimising, "convert", lambda network, shape, **_: wrong)
     with pytest.raises(BundleError, match="float32 form differs from torch"):
         make(stored, threads=1)
     assert not cache.exists()

@@ -57,7 +57,9 @@ def foresee(job: Job, predictor: Predictor, *, start: float = 0.0, progress: Pro
     seconds |= found.seconds
     voxels = prod(scan.geometry.shape)
     seconds |= _afterwards(found, voxels, predictor, job.targets.keys())
-    host = max(peak(), resident() + max(found.host, int(_AFTER[0] * voxels + _AFTER[1])))
+    floats = _floats(predictor, job.targets.keys())
+    after = int((_AFTER[0] + 4 * floats) * voxels + _AFTER[1])
+    host = max(peak(), resident() + max(found.host, after))
     return {
         "medseg": __version__,
         "scan": scan_record(job, scan),
@@ -99,14 +101,19 @@ def _afterwards(found: Estimate, voxels: int, predictor: Predictor, targets: Abs
         clean(labels, plan)
     for name in ("check", "clean"):
         seconds[name] /= found.share
-    floats = len(targets & {"uncertainty", "disagreement"}) + (len(plan.atoms) + 1) * ("probabilities" in targets)
-    seconds["write"] = (_WRITTEN + _WRITTEN_FLOAT * floats) * voxels
+    seconds["write"] = (_WRITTEN + _WRITTEN_FLOAT * _floats(predictor, targets)) * voxels
     if {"picture", "sc"} & targets:
         with timed("picture", seconds, silent):
             shown = Volume(sample.prepared.array()[:1], sample.prepared.geometry)
             grid = LabelMap(np.zeros(shown.geometry.shape, np.uint8), shown.geometry, plan.labels)
             draw(shown, grid, title="", legend=[label.name for label in plan.labels], verdict="ok", notes=[])
     return seconds
+
+
+def _floats(predictor: Predictor, targets: AbstractSet[str]) -> int:
+    """Return how many maps of float32 would be written."""
+    shares = len(predictor.bundle.plan.atoms) + 1 if "probabilities" in targets else 0
+    return shares + len(targets & {"uncertainty", "disagreement"})
 
 
 def _minutes(seconds: float) -> str:

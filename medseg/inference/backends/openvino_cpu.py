@@ -26,10 +26,8 @@ _CPU = Path("/proc/cpuinfo")
 _BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 
 
-def convert(network: Any, shape: Sequence[int]) -> Network:
+def convert(network: Any, shape: Sequence[int], *, exact: bool = True) -> Network:
     """Return a torch module in the form of OpenVINO, for windows of one shape.
-
-    Traced, not exported: only so does instance norm stay one operation, which is 10 % faster.
 
     Parameters
     ----------
@@ -37,6 +35,9 @@ def convert(network: Any, shape: Sequence[int]) -> Network:
         In evaluation mode.
     shape : sequence of int
         (B, C, I, J, K).
+    exact : bool
+        Compute the means of instance norms as exactly as torch does, which takes up to a sixth more time. Not for what
+        is quantised: that would quantise the means.
 
     Raises
     ------
@@ -46,6 +47,9 @@ def convert(network: Any, shape: Sequence[int]) -> Network:
     openvino = _openvino()
     import torch
 
+    from medseg.inference.backends.norms import with_exact_means
+
+    network = with_exact_means(network) if exact else network
     with warnings.catch_warnings(), torch.no_grad():
         for category in (torch.jit.TracerWarning, DeprecationWarning):  # type: ignore[attr-defined]
             warnings.simplefilter("ignore", category)  # our checks of the shape may become constants: there is but one
