@@ -48,12 +48,18 @@ class Method:
     def predict(self, scan: MetaTensor) -> MetaTensor:
         """Return its label map."""
         turned = self._turn(scan)
-        self._shape = turned.shape[1:]
+        self._turned, self._shape = turned, turned.shape[1:]
         given = self._normalised(self._resampled(turned))
         self._logits = self._slide(given)
         labels = self._labels()
-        found = MetaTensor(labels[None].cpu(), meta=turned.meta, applied_operations=turned.applied_operations)
-        return self._turn.inverse(found)
+        return self._back(labels)
+
+    def _back(self, values: torch.Tensor) -> MetaTensor:
+        """Return values (I, J, K) as the scan is stored."""
+        turned = self._turned
+        return self._turn.inverse(
+            MetaTensor(values[None].cpu(), meta=turned.meta, applied_operations=turned.applied_operations)
+        )
 
     def _resampled(self, scan: MetaTensor) -> MetaTensor:
         """Return a scan on the plan's grid, which covers the same box."""
@@ -120,14 +126,14 @@ class Method:
 
     @torch.inference_mode()
     def write_margins(self, path: Path) -> None:
-        """Write for each voxel by how much the best logit exceeds the next (turned as the network sees it)."""
+        """Write for each voxel of the scan by how much the best logit exceeds the next."""
         classes = self._classes()
         best = next(classes).clone()
         second = torch.full_like(best, -torch.inf)
         for logits in classes:
             torch.maximum(second, torch.minimum(best, logits), out=second)
             torch.maximum(best, logits, out=best)
-        np.save(path, (best - second).cpu().numpy())
+        np.save(path, self._back(best - second)[0].numpy())
 
     def counts(self) -> dict[str, float]:
         """Return the seconds in the network and the windows of the last scan."""
