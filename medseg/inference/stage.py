@@ -25,6 +25,8 @@ from medseg.prepare import Prepared
 
 _FAR = 0.3  # of the memory there is: a pass that takes less is run without asking how much the backend takes
 _PASSING = 16  # bytes for each channel and voxel of a plane that a thread looks at, or writes probabilities of
+_HEADROOM = 100_000_000  # bytes for stacks and heaps of threads, and whatever else is small
+_LOOPS = 400_000_000  # bytes of address space that compiled loops and their compiler take; a third of that is used
 _MORE = 4  # times as many strips in the second try
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory")
 
@@ -161,7 +163,8 @@ class Stage:
         notes: list[str] = []
 
         def attempt(backend: Backend, strips: int) -> Pass | None:
-            if isinstance(backend.place, Host):
+            spare = limits(backend, memory)[0] - need.on_host - need.beside(strips)
+            if isinstance(backend.place, Host) and spare > _LOOPS:
                 backend.place.expect(float(prod(windows.shape)) * self.channels)
             try:
                 job = Pass(
@@ -223,7 +226,7 @@ def limits(backend: Backend, memory: int | None) -> tuple[int, int | None]:
     known = [limit for limit in (available(), own) if limit is not None]
     room = backend.room()
     device = None if room is None else min(room, room if memory is None else memory)
-    return min(known, default=1 << 62), device
+    return min(known, default=1 << 62) - _HEADROOM, device
 
 
 def is_out_of_memory(error: BaseException) -> bool:
