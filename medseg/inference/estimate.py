@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 from medseg.geometry import Geometry, tuple_of_three
 from medseg.inference.engine import Pass, is_air
+from medseg.inference.heap import give_back
 from medseg.inference.stage import Stage
 from medseg.inference.uncertainty import Watch
 from medseg.inference.windows import Three, Windows
@@ -15,6 +17,8 @@ from medseg.kernels import Host
 from medseg.prepare import Prepared
 from medseg.restore import Placement
 from medseg.volume import Volume
+
+_MOST, _LONG = 20, 1.0  # so many windows, or seconds, are tried at most, but no fewer than two
 
 
 @dataclass(frozen=True)
@@ -74,24 +78,43 @@ def estimate(
     host = stage.backend.place
     if isinstance(host, Host):
         host.expect(float(prod(windows.shape)) * stage.channels, wait=True)
-    for _ in range(2):  # the first call of a network is slower than all others
-        own = stage.windows(part, overlap)
-        sample = Pass(part, region, stage.plan, stage.backend, windows=own, probabilities=probabilities)
-        if watch:
-            watch.begin(part, own, stage.backend.place)
-        sample.run(watch=watch)
+    sampled = partial(_sampled, stage, part, region, probabilities=probabilities, watch=watch)
+    sampled(1)  # the first call of a network is slower than all others
+    once = sampled(1)
+    count = max(2, min(_MOST, int(_LONG / sum(once.seconds.values()))))
+    often = sampled(count)
+    give_back()
     covered, share = _covered(prepared.geometry, onto), max(1, _covered(part.geometry, region))
-    scale = {"network": len(seen), "blend": len(seen), "restore": covered / share}
+    blend = (often.seconds["blend"] - once.seconds["blend"]) / (count - 1)  # without what a new slab takes
+    seconds = {
+        "network": len(seen) * often.seconds["network"] / count,
+        "blend": len(seen) * max(0.0, blend),
+        "restore": once.seconds["restore"] * covered / share,
+    }
     on_device = stage.backend.room() is not None
     return Estimate(
         {"answered": len(seen), "air": len(corners) - len(seen)},
         strips,
-        {name: seconds * scale[name] for name, seconds in sample.seconds.items()},
+        seconds,
         need.on_host + (0 if on_device else need.beside(strips)),
         need.beside(strips) if on_device else 0,
-        sample,
+        once,
         share / max(1, covered),
     )
+
+
+def _sampled(
+    stage: Stage, part: Prepared, region: Geometry, count: int, *, probabilities: bool, watch: Watch | None
+) -> Pass:
+    """Return a pass over as much as one window sees, which is answered so many times."""
+    windows = stage.windows(part, 0.0)
+    i, j, k = windows.starts
+    windows = replace(windows, starts=(i * count, j, k))
+    sample = Pass(part, region, stage.plan, stage.backend, windows=windows, probabilities=probabilities)
+    if watch:
+        watch.begin(part, windows, stage.backend.place)
+    sample.run(watch=watch)
+    return sample
 
 
 def _most_central(corners: Sequence[Three], windows: Windows) -> Three:
