@@ -167,22 +167,26 @@ class Need:
         """
         if device is not None:
             if self.on_host > host:
-                raise _too_little(self.on_host, host, "memory")
-            room, where = device, "memory of the device"
+                raise _too_little(self.on_host, host)
+            room = device
         else:
-            room, where = host - self.on_host, "memory"
+            room = host - self.on_host
         rows = self.windows.shape[self.windows.axes[1]]
         counts = [strips for strips in _STRIPS if strips == 1 or strips <= rows]
         for strips in counts:
             if self.beside(strips) <= room:
                 return strips
-        least = min(map(self.beside, counts)) + (0 if device is not None else self.on_host)
-        raise _too_little(least, device if device is not None else host, where)
+        least = min(map(self.beside, counts))
+        if device is not None:
+            raise _too_little(least, device, " of the device")
+        raise _too_little(least + self.on_host, host)
 
 
-def _too_little(need: int, limit: int, where: str) -> MemoryLimit:
+def _too_little(need: int, limit: int, where: str = "") -> MemoryLimit:
+    used = "what is" if where else f"the {in_words(resident())}"
     return MemoryLimit(
-        f"needs at least {in_words(need)} of {where} beside what is in use, and may take {in_words(max(0, limit))}",
+        f"needs at least {in_words(max(need, 1e6))} of memory{where} beside {used} in use, and may take"
+        f" {in_words(max(0, limit))}",
         hint="give more with --memory, or use a machine that has it",
     )
 

@@ -81,9 +81,9 @@ def _torch(bundle: Bundle, how: How, host: Host, *, disagreement: bool) -> Backe
 def _advice(bundle: Bundle, how: How, *, disagreement: bool) -> tuple[str, ...]:
     """Return what would be faster on a CPU."""
     if find_spec("openvino") is None:
-        return ("OpenVINO is not installed: `pip install 'medseg[cpu]'` makes a CPU two to three times as fast",)
+        return ("OpenVINO is not installed: `pip install 'medseg[cpu]'` makes a CPU up to three times as fast",)
     _, wrong = optimised.find(bundle, precision=how.precision, mirror=how.mirror, disagreement=disagreement)
     if wrong or not bundle.sha256:
         return (wrong,) if wrong else ()
     words = optimised.command(bundle, precision=how.precision, mirror=how.mirror, disagreement=disagreement)
-    return (f"`{words}`, once, makes this CPU two to three times as fast",)
+    return (f"`{words}`, once, makes this CPU up to three times as fast",)
