@@ -286,7 +286,7 @@ def test_a_bug_is_not_taken_for_a_lack_of_memory():
 
 def test_a_limit_below_the_need_is_refused_before_any_window():
     predictor = Predictor(random_bundle(), device="cpu", backend="torch", memory=1_000_000)
-    with pytest.raises(MemoryLimit, match=r"needs at least 1 MB of memory beside the \d+ MB in use, and may take 0 MB"):
+    with pytest.raises(MemoryLimit, match=r"needs at least 1 MB of memory beside the .* in use, and may take 0 MB"):
         predictor(smooth_scan())
     backend = Fake()
     with pytest.raises(MemoryLimit):
