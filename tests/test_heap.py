@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import random_bundle, smooth_scan
 
+from medseg.errors import DeviceError
 from medseg.inference import Predictor, heap
 from medseg.inference.backends import torch_any
 from medseg.inference.memory import resident
@@ -35,6 +36,17 @@ def test_memory_is_kept_from_the_second_window_on_where_answers_are_light_and_me
     predictor = Predictor(random_bundle(), device="cpu", backend="torch", memory=memory)
     predictor(smooth_scan((16, 16, 32)))
     assert len(calls) == times
+
+
+@glibc
+def test_a_pass_that_fails_gives_it_back(monkeypatch):
+    given = []
+    monkeypatch.setattr("medseg.inference.stage.give_back", lambda: given.append(1))
+    predictor = Predictor(random_bundle(), device="cpu", backend="torch")
+    predictor._stage.backend._network = lambda windows: torch.full((1, 3, 16, 16, 16), float("nan"))
+    with pytest.raises(DeviceError, match="not finite"):
+        predictor(smooth_scan((16, 16, 32)))
+    assert given == [1]
 
 
 @glibc

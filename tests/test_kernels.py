@@ -339,7 +339,7 @@ def test_each_item_is_worked_on_once_and_an_error_comes_up(threads):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no kill()")
 def test_an_interrupt_ends_the_work_at_once():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     place, started = Host(2), time.monotonic()
     timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
     gc.collect()
@@ -350,7 +350,8 @@ def test_an_interrupt_ends_the_work_at_once():
             place.each(lambda _: time.sleep(0.02), range(1000))
     finally:
         gc.enable()
-    timer.join()
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 5  # all items take ten seconds
 
 

@@ -8,7 +8,7 @@ import medseg
 from medseg import zoo
 from medseg.geometry import Geometry
 from medseg.inference import Predictor
-from medseg.qc import assess, measure
+from medseg.report.delivery import _judge
 from medseg.training import read_decathlon
 from medseg.volume import Volume
 
@@ -19,17 +19,7 @@ def predictor():
 
 
 def verdict(predictor, scan):
-    prediction = predictor(scan)
-    bundle = predictor.bundle
-    measures = measure(prediction.prepared, prediction.labels, bundle.plan)
-    return assess(
-        measures,
-        prediction.labels,
-        bundle.fingerprint,
-        removed=prediction.removed,
-        expected_dice=prediction.expected_dice,
-        calibration=bundle.calibration,
-    )
+    return _judge(predictor(scan), predictor.bundle)[1]
 
 
 def crop(scan, start, size=(40, 56, 40)):

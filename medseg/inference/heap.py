@@ -7,11 +7,12 @@ memory page by page anew, which takes a third of the time on the machines measur
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Event
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
@@ -19,6 +20,8 @@ _BLOCKS = 65536  # that may come from the system one by one, as glibc has it
 _LARGE = 32 << 20  # bytes of such blocks, where glibc ends up by itself after a large one was freed
 _SMALL = 1 << 20  # likewise between calls: other blocks are not to break up what is kept
 _NEVER = (1 << 31) - 1
+
+_used = Event()  # whether anything was kept: other programs in the process keep their own settings until then
 
 
 @contextmanager
@@ -28,6 +31,7 @@ def kept() -> Iterator[None]:
     What lives on from call to call lies in the way of later blocks; a network then takes up to a third more.
     """
     if libc := _glibc():
+        _used.set()
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)
         libc.mallopt(_MMAP_MAX, 0)
     try:
@@ -39,8 +43,9 @@ def kept() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Return to the system what `kept` kept."""
-    if libc := _glibc():
+    """Return to the system what `kept` kept, if it did."""
+    libc = _glibc()
+    if libc and _used.is_set():
         libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGE)
         libc.mallopt(_MMAP_THRESHOLD, _LARGE)
         libc.malloc_trim(0)
@@ -48,4 +53,10 @@ def give_back() -> None:
 
 @cache
 def _glibc() -> Any:
-    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
+    if sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
+        return None
+    try:
+        version = os.confstr("CS_GNU_LIBC_VERSION")
+    except OSError:  # another C library
+        return None
+    return ctypes.CDLL(None) if version else None

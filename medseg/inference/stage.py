@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from math import prod
 
@@ -186,10 +186,10 @@ class Stage:
             job.notes = notes
             return job
 
-        with closing(self._tries(need, memory, notes)) as tries:
+        with closing(self._tries(need, memory, notes)) as tries, ExitStack() as after:
+            after.callback(give_back)
             for backend, strips in tries:
                 if job := attempt(backend, strips):
-                    give_back()
                     return job
                 gc.collect()
                 backend.free()

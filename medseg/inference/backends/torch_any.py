@@ -107,8 +107,8 @@ class TorchBackend:
         """Return the bytes that are free on a CUDA device, or kept by torch for later; None elsewhere."""
         if self._device.type != "cuda":
             return None
-        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return torch.cuda.mem_get_info(self._device)[0] + kept
+        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return torch.cuda.mem_get_info(self._device)[0] + unused
 
     def free(self) -> None:
         """Give back memory that torch keeps for later calls."""
@@ -121,9 +121,7 @@ class TorchBackend:
 def _check(precision: str, device: torch.device) -> None:
     """Refuse a precision for which the hardware has no units: a CPU without them is up to 300 times slower."""
     if precision not in PRECISIONS:
-        hint = (
-            f"choose from: {', '.join(PRECISIONS)}; for int8 on a CPU, first `medseg models optimize --precision int8`"
-        )
+        hint = f"choose from: {', '.join(PRECISIONS)}; for int8 on a CPU see `medseg models optimize --help`"
         raise DeviceError(f"torch has no precision {precision!r}", hint=hint)
     fast = {
         "cpu": {"bfloat16": torch.cpu._is_avx512_bf16_supported()},  # noqa: SLF001 - torch has no public name for it
