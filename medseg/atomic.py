@@ -7,9 +7,10 @@ alone, flushed to the disk and read back. Only when every file of the set has co
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
-import zlib
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ from medseg.errors import OutputError
 
 Buffer = bytes | bytearray | memoryview
 
-_READ = 1 << 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # the last for Windows
 
 
@@ -35,6 +35,7 @@ class Outputs:
     ...     outputs.write(Path("b.json"), [b"{}"])
     """
 
+    digests: dict[Path, str] = field(default_factory=dict)  # sha256 of what was written
     _parts: dict[Path, Path] = field(default_factory=dict)
 
     def write(self, path: Path, chunks: Iterable[Buffer]) -> None:
@@ -53,14 +54,15 @@ class Outputs:
         with _as_output_error(path):
             handle = os.open(part, _NEW, 0o600)
             self._parts[path] = part
-            checksum = 0
+            digest = hashlib.sha256()
             with os.fdopen(handle, "wb") as file:
                 for chunk in chunks:
-                    checksum = zlib.crc32(chunk, checksum)
+                    digest.update(chunk)
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            if _checksum(part) != checksum:
+            self.digests[path] = digest.hexdigest()
+            if digest_of(part) != self.digests[path]:
                 raise OutputError(f"{path}: the disk returned other bytes than were written", hint="check the disk")
 
     def __enter__(self) -> Self:
@@ -132,12 +134,26 @@ def _as_output_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _checksum(path: Path) -> int:
-    checksum = 0
+def sweep(folder: Path, *, older: float = 0.0) -> None:
+    """Remove what a killed process left half-written in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where nobody else is writing, unless `older` keeps what that one writes.
+    older : float
+        Seconds; what is younger stays.
+    """
+    for part in folder.glob(".medseg-*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime >= older:
+                part.unlink()
+
+
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file."""
     with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_READ):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

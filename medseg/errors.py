@@ -11,6 +11,7 @@ MedsegError
 ├── TrainingError     a training that cannot go on (RuntimeError)
 ├── DeviceError       a device that is not there (RuntimeError)
 ├── MemoryLimit       work that does not fit into the memory it may take (RuntimeError)
+├── PacsError         a PACS that cannot be asked, or does not do what it was asked (ConnectionError)
 └── OutputError       a result that cannot be written (OSError)
 """
 
@@ -76,5 +77,21 @@ class MemoryLimit(MedsegError, RuntimeError):
     """Work that does not fit into the memory that it may take."""
 
 
+class PacsError(MedsegError, ConnectionError):
+    """A PACS that cannot be asked, or does not do what it was asked."""
+
+
 class OutputError(MedsegError, OSError):
     """A result that could not be written; nothing half-written is left behind."""
+
+
+def explain(error: Exception) -> tuple[str, str, str]:
+    """Return a stable code, what went wrong, and what to do next: for one of many scans, while the others go on."""
+    if isinstance(error, MedsegError):
+        problem, hint = error.problem, error.hint
+    elif isinstance(error, MemoryError):
+        problem, hint = "there is not enough memory", "close other programs, or crop the scan"
+    else:
+        problem = f"unexpected {type(error).__name__}"  # its text may quote the patient's data
+        hint = "run again with --debug and report it"
+    return error.code if isinstance(error, ScanError) else type(error).__name__, problem, hint

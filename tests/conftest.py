@@ -78,8 +78,9 @@ def rotation(seed: int) -> np.ndarray:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Forms that the user has made for this machine must not answer for torch."""
+    """Forms that the user has made for this machine must not answer for torch, nor tests make the user's key."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_a_failing_disk_leaves_nothing_behind(tmp_path, monkeypatch, call):
     elif call == "fsync":
         monkeypatch.setattr("os.fsync", fail)
     elif call == "read":
-        monkeypatch.setattr("medseg.atomic._checksum", fail)
+        monkeypatch.setattr("medseg.atomic.digest_of", fail)
     else:
         monkeypatch.setattr(f"pathlib.Path.{call}", fail)
     with pytest.raises(OutputError, match=r"a\.nii.*No space left"), Outputs() as outputs:
@@ -78,7 +78,7 @@ def test_a_failing_disk_leaves_nothing_behind(tmp_path, monkeypatch, call):
 
 
 def test_a_disk_that_returns_other_bytes_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg.atomic._checksum", lambda path: 1)
+    monkeypatch.setattr("medseg.atomic.digest_of", lambda path: "0")
     with pytest.raises(OutputError, match="other bytes"):
         write_atomic(tmp_path / "a", [b"x"])
     assert not list(tmp_path.iterdir())
@@ -111,3 +111,16 @@ def test_a_missing_folder_is_made_and_an_impossible_one_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         check_writable(tmp_path / "file" / "below")
+
+
+def test_what_a_killed_process_left_is_swept_and_what_is_young_may_stay(tmp_path):
+    from medseg.atomic import sweep
+
+    part, other = tmp_path / ".medseg-12.part", tmp_path / "12.part"
+    for path in (part, other):
+        path.write_bytes(b"half")
+    sweep(tmp_path, older=60)
+    assert part.exists()
+    sweep(tmp_path)
+    assert not part.exists()
+    assert other.exists()

@@ -618,7 +618,7 @@ def test_a_result_that_cannot_be_read_back_names_no_file(labelled, kind, monkeyp
     [ValueError("CANARY^Jane in (0010,0010)"), UserWarning("CANARY"), FileNotFoundError(2, "gone", "/x/CANARY.dcm")],
 )
 def test_an_error_that_nobody_foresaw_is_told_without_its_text(error):
-    from medseg.cli.failures import explain
+    from medseg.errors import explain
 
     code, problem, hint = explain(error)
     assert not SIGNS.search(f"{code} {problem} {hint}")

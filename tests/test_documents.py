@@ -31,6 +31,8 @@ def desk(tmp_path, monkeypatch):
     for name in ("sample_data/t1_hippocampus.nii.gz", "scan.nii.gz", "folder/a.nii.gz", "folder/b.nii.gz"):
         (tmp_path / name).write_bytes(scan)
     store(series(), tmp_path / "study")
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "a.nii.gz").write_bytes(scan)
     for folder in ("predictions", "references"):
         (tmp_path / folder).mkdir()
         mask = np.pad(np.ones((4, 4, 4), np.uint8), 3)

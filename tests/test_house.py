@@ -18,14 +18,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medseg"
 FLOORS = {
     "errors": 0, "progress": 0,
-    "atomic": 1, "boxes": 1, "geometry": 1, "kernels": 1, "networks": 1, "pieces": 1, "strides": 0,
+    "atomic": 1, "boxes": 1, "geometry": 1, "kernels": 1, "locks": 1, "networks": 1, "pieces": 1, "strides": 0,
     "gate": 2, "metrics": 2, "plan": 2, "resampling": 2,
     "volume": 3, "bundle": 3,
     "dicom": 4, "postprocess": 4, "prepare": 4, "restore": 4, "zoo": 4,
     "io": 5, "transforms": 5,
     "evaluation": 6, "inference": 6, "qc": 6,
     "report": 7,
-    "training": 8,
+    "archive": 8, "training": 8,
     "cli": 9, "__init__": 9, "__main__": 10,
 }  # fmt: skip
 STRANGERS = {"metrics", "io", "networks", "zoo", "plan"}  # that do not import one another
@@ -122,6 +122,8 @@ def test_no_source_can_run_code_from_data_or_reach_the_network(path):
         "ftplib",
         "tempfile",
     }
+    if path.is_relative_to(PACKAGE / "dicom" / "pacs"):  # connects to the address that the user gives, and only there
+        banned -= {"socket", "urllib", "http", "ssl"}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in {"eval", "exec", "compile", "__import__"}, f"{path}:{node.lineno}"

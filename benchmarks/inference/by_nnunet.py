@@ -86,6 +86,17 @@ class Method:
         labels, about = found
         self._files.write_seg(labels, str(path), about)
 
+    def folder(self, given: Path, output: Path, workers: int) -> None:
+        """Predict every scan of a folder, in nnU-Net's own way: so many processes prepare, and so many export."""
+        self._predictor.predict_from_files(
+            str(given),
+            str(output),
+            save_probabilities=False,
+            overwrite=True,
+            num_processes_preprocessing=workers,
+            num_processes_segmentation_export=workers,
+        )
+
     def counts(self) -> dict[str, float]:
         """Return the seconds in the network and the windows of the last scan (each member's apart)."""
         seconds, windows = self._clock.read()

@@ -12,12 +12,14 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.batch import batch
 from medseg.cli.check import check
 from medseg.cli.convert import convert
 from medseg.cli.evaluate import evaluate
 from medseg.cli.info import info
 from medseg.cli.models import models
 from medseg.cli.predict import predict
+from medseg.cli.status import retry, status
 from medseg.cli.train import train
 from medseg.dicom.privacy import withheld
 from medseg.errors import MedsegError
@@ -31,6 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict)
+app.command()(batch)
+app.command()(status)
+app.command()(retry)
 app.command()(evaluate)
 app.command()(train)
 app.command()(check)

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.failures import explain
 from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
 from medseg.cli.progress import ESTIMATING, PREDICTING, Display, Style, shown
+from medseg.errors import explain
 from medseg.report.job import Job
 
 Report = dict[str, Any]

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from medseg.cli.failures import explain
 from medseg.cli.progress import Display
-from medseg.errors import GeometryError, UsageError
+from medseg.errors import GeometryError, UsageError, explain
 from medseg.evaluation import (
     Case,
     Evaluation,

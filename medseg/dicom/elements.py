@@ -80,7 +80,8 @@ class Elements:
 
     def texts(self, tag: int) -> list[str]:
         """Return the parts of a value with several."""
-        return [part.strip() for part in self.text(tag).split("\\")] if self.text(tag) else []
+        text = self.text(tag)
+        return [part.strip() for part in text.split("\\")] if text else []
 
     def numbers(self, tag: int) -> list[float]:
         """Return a decimal string as numbers; empty where there is none or it is not made of finite numbers."""

@@ -24,6 +24,14 @@ _GROUPED = frozenset(  # SOP classes whose frames have functional groups (PS3.3 
     f"{IMAGES}{end}"
     for end in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "7.2", "7.3", "7.4", "13.1.1", "13.1.2", "13.1.3")
 )
+_NO_SCANS = {  # SOP classes with pixels that are no scans
+    "66.4": "segmentations",
+    "66.7": "segmentations",
+    "481.2": "radiotherapy doses",
+    "30": "parametric maps",
+    "77.1.6": "slides",
+    "11.1": "presentation states",
+}
 _MOMENTS = {  # elements that may tell one pass over the same positions from the next, most telling first
     0x00200100: "temporal position",
     0x00189087: "b-value",
@@ -120,6 +128,12 @@ class Plane:
             for tag, meta in ((0x00080016, 0x00020002), (0x00080018, 0x00020003))
         )
         return Frame(self.part.path, self.part.member, self.number, sop_class, sop_instance)
+
+
+def no_scan(elements: Elements) -> str:
+    """Return what an object with pixels is where it is no scan, in the plural; '' for a scan."""
+    kind = elements.text(0x00080016) or elements.text(0x00020002)
+    return _NO_SCANS.get(kind.removeprefix(IMAGES), "")
 
 
 def planes_of(part: Part, elements: Elements) -> list[Plane]:

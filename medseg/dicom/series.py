@@ -16,10 +16,10 @@ import numpy as np
 
 from medseg.dicom.elements import read_elements
 from medseg.dicom.frames import grid_of
-from medseg.dicom.parts import LOST, Damaged, Part, find
+from medseg.dicom.parts import LOST, Damaged, Found, Part, find
 from medseg.dicom.pixels import read_stored
 from medseg.dicom.placing import Placement, place
-from medseg.dicom.planes import IMAGES, Plane, description, planes_of
+from medseg.dicom.planes import IMAGES, Plane, description, no_scan, planes_of
 from medseg.dicom.reslice import needs_reslice, resliced
 from medseg.dicom.split import moments, normal_of, split
 from medseg.dicom.suv import suv_factor
@@ -28,14 +28,6 @@ from medseg.gate import HINT_COPY, Gate
 from medseg.geometry import Geometry
 from medseg.volume import Source, Stack, Volume
 
-_NO_SCANS = {  # SOP classes with pixels that are no scans
-    "66.4": "segmentations",
-    "66.7": "segmentations",
-    "481.2": "radiotherapy doses",
-    "30": "parametric maps",
-    "77.1.6": "slides",
-    "11.1": "presentation states",
-}
 _SECONDARY = (IMAGES + "7", IMAGES + "7.1", IMAGES + "7.2", IMAGES + "7.3", IMAGES + "7.4")
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _OTHER_DIRECTION = 0.9  # cosine of the angle between normals
@@ -127,8 +119,18 @@ def survey(path: Path) -> Survey:
     ScanError
         If a DICOM file is damaged: it may be a slice of any series.
     """
+    return survey_of(find(path), path)
+
+
+def survey_of(found: Found, path: Path) -> Survey:
+    """Return the volumes that objects make up; `path` is what messages call them.
+
+    Raises
+    ------
+    ScanError
+        If one of them is damaged.
+    """
     gate = Gate(path)
-    found = find(path)
     passed = found.passed
     planes: list[Plane] = []
     for part in found.parts:
@@ -197,8 +199,12 @@ def read_series(
         With a stable code for the reason.
     """
     found = survey(path)
-    row = choose(found, series)
-    gate = Gate(path)
+    return read_row(found, choose(found, series), volume=volume, repair=repair, suv=suv)
+
+
+def read_row(found: Survey, row: Row, *, volume: int | None = None, repair: bool = False, suv: bool = False) -> Volume:
+    """Return one volume of what was surveyed, as `read_series` does."""
+    gate = Gate(found.path)
     placement = row.placements[gate.choose_volume(volume, len(row.placements))]
     if placement.fault and not (repair and placement.fault.repairable):
         gate.refuse(placement.fault.code, placement.fault.problem, placement.fault.hint)
@@ -295,14 +301,14 @@ def _planes_in(part: Part, passed: Counter[str], gate: Gate) -> list[Plane] | Da
     """Return the planes of an object; what is no scan is counted instead."""
     try:
         elements = read_elements(part)
-        kind = elements.text(0x00080016) or elements.text(0x00020002)
-        planes = [] if kind.removeprefix(IMAGES) in _NO_SCANS else planes_of(part, elements)
+        other = no_scan(elements)
+        planes = [] if other else planes_of(part, elements)
     except Damaged as error:
         return error
     except OSError as error:
         gate.refuse("UNREADABLE", f"holds a file that cannot be read: {error.strerror}", "check the permissions")
     if not planes:
-        passed[_NO_SCANS.get(kind.removeprefix(IMAGES), "DICOM objects without pixels")] += 1
+        passed[other or "DICOM objects without pixels"] += 1
     return planes
 
 

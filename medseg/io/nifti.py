@@ -5,6 +5,7 @@ Voxels go from the stream straight into one array, in the order of the file; int
 
 from __future__ import annotations
 
+from io import BufferedReader
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -38,18 +39,36 @@ def read_nifti(path: Path, *, volume: int | None = None) -> Volume:
     """
     gate = Gate(path)
     with open(path, "rb") as file:
-        stream = Stream(file, gate, compression="gzip" if file.peek(2)[:2] == GZIP_MAGIC else "")
-        first = stream.read(nifti_header.NIFTI1_BYTES)
-        if nifti_header.is_version_2(first):
-            first += stream.read(nifti_header.NIFTI2_BYTES - len(first))
-        header = nifti_header.parse(first, gate)
+        stream, header = _begun(file, gate)
         index = gate.choose_volume(volume, header.volumes)
         one = prod(header.geometry.shape) * header.dtype.itemsize
-        stored = read_voxels(stream, header.geometry.shape, header.dtype, skip=header.offset - len(first) + index * one)
+        skip = header.offset - len(header.raw) + index * one
+        stored = read_voxels(stream, header.geometry.shape, header.dtype, skip=skip)
         stream.skip((header.volumes - 1 - index) * one)
         stream.finish()
     array = scaled(stored, header.slope, header.intercept, gate)
     return Volume(array[None], header.geometry, Source(path, "nifti", tuple(gate.warnings), header.raw))
+
+
+def read_header(path: Path) -> nifti_header.NiftiHeader:
+    """Return the checked header of a NIfTI file, without its voxels.
+
+    Raises
+    ------
+    ScanError
+        For everything that is impossible.
+    """
+    with open(path, "rb") as file:
+        return _begun(file, Gate(path))[1]
+
+
+def _begun(file: BufferedReader, gate: Gate) -> tuple[Stream, nifti_header.NiftiHeader]:
+    """Return the stream of a file behind its header, and the header."""
+    stream = Stream(file, gate, compression="gzip" if file.peek(2)[:2] == GZIP_MAGIC else "")
+    first = stream.read(nifti_header.NIFTI1_BYTES)
+    if nifti_header.is_version_2(first):
+        first += stream.read(nifti_header.NIFTI2_BYTES - len(first))
+    return stream, nifti_header.parse(first, gate)
 
 
 def write_nifti(image: Volume | LabelMap, path: Path, outputs: Outputs) -> None:

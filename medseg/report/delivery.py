@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from medseg.io import read, save
 from medseg.progress import Progress, silent, timed
 from medseg.qc import Measures, Verdict, assess, measure
 from medseg.report.job import DICOM_FORMATS, FORMATS, MAPS, Job
-from medseg.report.picture import draw
+from medseg.report.picture import draw, thumbnail
 from medseg.report.record import Record, as_json, record, rounded, size_line
 from medseg.volume import LabelMap, Volume, stack_channels
 
@@ -38,6 +39,30 @@ def deliver(
     with timed("read", seconds, progress):
         choice = partial(read, volume=job.volume, series=job.series, repair=job.repair, suv=job.suv)
         scan = stack_channels([choice(path) for path in job.scan])
+    case = answer(job, scan, predictor, seconds=seconds, progress=progress)
+    if strict:
+        _pass(case.verdict, job.scan[0])
+    with Outputs() as outputs:
+        hand_over(case, outputs, progress=progress)
+    return case.report
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A scan that was segmented and checked, with the report that will tell of it."""
+
+    job: Job
+    scan: Volume
+    prediction: Prediction
+    verdict: Verdict
+    seconds: dict[str, float]
+    report: Record
+
+
+def answer(
+    job: Job, scan: Volume, predictor: Predictor, *, seconds: dict[str, float], progress: Progress = silent
+) -> Answered:
+    """Segment and check one scan; `seconds` are those of each stage so far, and go on."""
     prediction = predictor(
         scan,
         probabilities="probabilities" in job.targets,
@@ -45,31 +70,36 @@ def deliver(
         progress=progress,
     )
     seconds |= prediction.seconds
-    labels, bundle = prediction.labels, predictor.bundle
     with timed("check", seconds, progress):
-        measures, verdict = _judge(prediction, bundle)
-    if strict:
-        _pass(verdict, job.scan[0])
-    data = record(job, scan, bundle, verdict, voxels=measures.voxels, prediction=prediction, seconds=seconds)
-    with Outputs() as outputs:
-        with timed("write", seconds, progress):
-            for kind, target in job.targets.items():
-                if kind in FORMATS:
-                    save(labels, target, outputs)
-                elif kind in MAPS:
-                    save(getattr(prediction, kind), target, outputs)
-        picture = b""
-        if {"picture", "sc"} & job.targets.keys():
-            with timed("picture", seconds, progress):
-                picture = _picture(scan, labels, data)
-        if "picture" in job.targets:
-            outputs.write(job.targets["picture"], [picture])
-        if DICOM_FORMATS.keys() & job.targets.keys():
-            with timed("dicom", seconds, progress):
-                _write_dicom(job, labels, data, picture, outputs)
-        data["seconds"] = rounded(seconds)
-        outputs.write(job.targets["report"], [as_json(data)])
-    return data
+        measures, verdict = _judge(prediction, predictor.bundle)
+    report = record(
+        job, scan, predictor.bundle, verdict, voxels=measures.voxels, prediction=prediction, seconds=seconds
+    )
+    return Answered(job, scan, prediction, verdict, seconds, report)
+
+
+def hand_over(case: Answered, outputs: Outputs, *, progress: Progress = silent) -> None:
+    """Write all results of a scan into a set of files."""
+    job, seconds, labels = case.job, case.seconds, case.prediction.labels
+    with timed("write", seconds, progress):
+        for kind, target in job.targets.items():
+            if kind in FORMATS:
+                save(labels, target, outputs)
+            elif kind in MAPS:
+                save(getattr(case.prediction, kind), target, outputs)
+    picture = b""
+    if {"picture", "thumbnail", "sc"} & job.targets.keys():
+        with timed("picture", seconds, progress):
+            picture = _picture(case.scan, labels, case.report)
+    if "picture" in job.targets:
+        outputs.write(job.targets["picture"], [picture])
+    if "thumbnail" in job.targets:
+        outputs.write(job.targets["thumbnail"], [thumbnail(picture)])
+    if DICOM_FORMATS.keys() & job.targets.keys():
+        with timed("dicom", seconds, progress):
+            _write_dicom(job, labels, case.report, picture, outputs)
+    case.report["seconds"] = rounded(seconds)
+    outputs.write(job.targets["report"], [as_json(case.report)])
 
 
 def _judge(prediction: Prediction, bundle: Bundle) -> tuple[Measures, Verdict]:

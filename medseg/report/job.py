@@ -29,7 +29,8 @@ class Job:
     scan : sequence of Path
         A file for each channel of the model.
     targets : dict
-        Where to write, by kind: the formats of `FORMATS` and `DICOM_FORMATS`, those of `MAPS`, 'picture', 'report'.
+        Where to write, by kind: the formats of `FORMATS` and `DICOM_FORMATS`, those of `MAPS`, 'picture',
+        'thumbnail', 'report'.
     volume : int, optional
         Which volume of a 4D file.
     series : str, optional
@@ -40,6 +41,8 @@ class Job:
         DICOM PET as standardised uptake values.
     optional : tuple of str
         Kinds that the user did not ask for by name: left out, with a warning, where the scan cannot carry them.
+    name : str
+        What reports call the scan where its path must not be told; results are then told without their folder too.
     """
 
     scan: tuple[Path, ...]
@@ -49,6 +52,16 @@ class Job:
     repair: bool = False
     suv: bool = False
     optional: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """How a report calls the scan."""
+        return self.name or str(self.scan[0])
+
+    def place(self, kind: str) -> str:
+        """How a report calls the file of a result."""
+        return self.targets[kind].name if self.name else str(self.targets[kind])
 
 
 def plan_targets(
@@ -57,6 +70,7 @@ def plan_targets(
     formats: Sequence[str],
     *,
     picture: bool = True,
+    thumbnail: bool = False,
     probabilities: bool = False,
     maps: Sequence[str] = (),
 ) -> dict[str, Path]:
@@ -77,6 +91,8 @@ def plan_targets(
         targets[kind] = folder / f"{name}_{kind}.nii.gz"
     if picture:
         targets["picture"] = folder / f"{name}.png"
+    if thumbnail:
+        targets["thumbnail"] = folder / f"{name}_small.png"
     targets["report"] = folder / f"{name}.json"
     return targets
 

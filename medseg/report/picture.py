@@ -22,6 +22,7 @@ _PANEL = 340  # pixels of the longest side of a plane
 _GAP = 14
 _LEGEND = 20  # pixels of a line
 _OPACITY = 0.4
+_THUMBNAIL = (320, 12, 128)  # pixels of its longer side, pixels between planes before they shrink, colours
 _INK, _PAPER, _DIM = (235, 235, 235), (18, 18, 20), (150, 150, 155)
 _VERDICT = {"ok": (90, 200, 120), "check": (240, 180, 60), "refuse": (240, 90, 80)}
 _RULERS = (1, 2, 5, 10, 20, 50, 100, 200)  # mm
@@ -89,6 +90,34 @@ def draw(
         canvas.row(row, planes)
     canvas.footer(legend, colours, pixels_per_mm, physical=scan.geometry.physical)
     return canvas.png()
+
+
+def thumbnail(png: bytes) -> bytes:
+    """Return a small PNG of a picture that `draw` made: its planes with labels, at most 320 pixels long.
+
+    Drawn close together, without title and legend, in a palette of its own: about 20 kB.
+    """
+    sheet = Image.open(io.BytesIO(png)).convert("RGB")
+    drawn = (np.asarray(sheet) != _PAPER).any(axis=-1)
+    # Two bands, one below the other, hold the planes; lines of text are lower than they are.
+    top, bottom = max(_runs(drawn.any(axis=1)), key=lambda run: (run[1] - run[0], run))
+    planes = [sheet.crop((left, top, right, bottom)) for left, right in _runs(drawn[top:bottom].any(axis=0))]
+    longest, gap, colours = _THUMBNAIL
+    strip = Image.new("RGB", (sum(plane.width + gap for plane in planes) - gap, bottom - top), _PAPER)
+    x = 0
+    for plane in planes:
+        strip.paste(plane, (x, 0))
+        x += plane.width + gap
+    strip.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    strip.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return first and last plus one of each run of true values."""
+    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def contact_sheet(scan: Volume, maps: Mapping[str, LabelMap], *, columns: int = 5) -> bytes:

@@ -60,7 +60,7 @@ def record(
         "windows": prediction.windows,
         "notes": list(prediction.notes),
         "seconds": rounded(seconds),
-        "outputs": {kind: str(target) for kind, target in job.targets.items()},
+        "outputs": {kind: job.place(kind) for kind in job.targets},
     }
 
 
@@ -68,7 +68,7 @@ def scan_record(job: Job, scan: Volume) -> Record:
     """Return what a report says of the scan."""
     geometry = scan.geometry
     return {
-        "path": str(job.scan[0]),
+        "path": job.shown,
         "shape": list(geometry.shape),
         "spacing_mm": [round(mm, 6) for mm in geometry.spacing] if geometry.physical else None,
         "orientation": geometry.orientation if geometry.physical else None,

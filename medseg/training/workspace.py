@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from medseg.atomic import check_writable, write_atomic
 from medseg.errors import UsageError
-from medseg.training.locks import locked
+from medseg.locks import locked
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
             _lock(file.fileno(), shared=shared, wait=wait)
         except OSError:
             raise UsageError(
-                f"{path.parent}: another run is training here", hint="wait for it, or choose another -o"
+                f"{path.parent}: another run is at work here", hint="wait for it, or choose another -o"
             ) from None
         yield
 
