@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +25,8 @@ HINT_EXPORT = "export the scan again from its source"
 HINT_COPY = "the file was cut off or damaged; copy it again from the source"
 _HUGE = 1e30  # an intensity beyond this was not measured; its square overflows float32
 _BLOCK = 1 << 22  # voxels looked at in one step
+_NO_LIMITS = (1 << 63, float("inf"))
+_limits: ContextVar[tuple[int, float]] = ContextVar("limits", default=_NO_LIMITS)
 
 
 class Gate:
@@ -59,6 +63,19 @@ class Gate:
         compressed : bool
             Whether those are a deflate stream.
         """
+        limit, ratio = _limits.get()
+        if voxel_bytes > limit:
+            self.refuse(
+                "TOO_LARGE",
+                f"has {readable(voxel_bytes)} of voxels, at most {readable(limit)} are taken here",
+                "crop the scan, or ask for a higher limit",
+            )
+        if compressed and voxel_bytes > stored * ratio:
+            self.refuse(
+                "RATIO",
+                f"is said to be {voxel_bytes / stored:.0f} times as large when decompressed",
+                f"at most {ratio:g} times is taken here; give it without compression",
+            )
         most = stored * MAX_DEFLATE_RATIO if compressed else stored
         if voxel_bytes > most:
             self.refuse(
@@ -131,6 +148,24 @@ class Gate:
             self.warn(f"{nans} voxels are NaN; they are taken as air ({low:g})")
         if infinite:
             self.warn(f"{infinite} voxels are infinite or beyond 1e30; they are clipped to {low:g} .. {high:g}")
+
+
+@contextmanager
+def limited(voxel_bytes: int, ratio: float) -> Iterator[None]:
+    """While it lasts, files read in this thread are refused that have more bytes of voxels, or are packed more tightly.
+
+    Parameters
+    ----------
+    voxel_bytes : int
+        Of one scan, decompressed.
+    ratio : float
+        Of those to the bytes of a compressed file.
+    """
+    before = _limits.set((voxel_bytes, ratio))
+    try:
+        yield
+    finally:
+        _limits.reset(before)
 
 
 def blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

@@ -13,7 +13,7 @@ import medseg
 from medseg.atomic import Outputs
 from medseg.errors import OutputError, ScanError
 from medseg.geometry import Geometry
-from medseg.io.nrrd import write_nrrd
+from medseg.io.nrrd import load, write_nrrd
 from medseg.plan import Code, Label
 from medseg.volume import LabelMap, Volume
 
@@ -227,6 +227,11 @@ def test_segments_keep_names_colours_codes_and_voxels(tmp_path, overlap):
     assert again.counts() == labels.counts()
 
 
+def written_keys(tmp_path, labels):
+    medseg.write(labels, tmp_path / "keys.seg.nrrd")
+    return load(tmp_path / "keys.seg.nrrd").keys
+
+
 def test_simpleitk_reads_our_segments_with_their_keys(tmp_path):
     labels = tiny_labels()
     medseg.write(labels, tmp_path / "a.seg.nrrd")
@@ -234,8 +239,42 @@ def test_simpleitk_reads_our_segments_with_their_keys(tmp_path):
     assert np.array_equal(sitk.GetArrayFromImage(image).T, labels.array)
     assert image.GetMetaData("Segment0_Name") == "front part"
     assert image.GetMetaData("Segment1_LabelValue") == "2"
-    assert image.GetMetaData("Segment0_Extent") == "1 2 1 2 1 1"
     assert "SCT^5366008^Hippocampus~SCT^255549009^Anterior" in image.GetMetaData("Segment0_Tags")
+
+
+@pytest.mark.parametrize(("overlap", "extents"), [(False, ["0 4 0 3 0 2"] * 3), (True, ["0 2 0 2 0 1", "0 4 0 3 0 2"])])
+def test_each_segment_has_the_extent_of_its_layer_to_which_3d_slicer_may_cut_the_layer(tmp_path, overlap, extents):
+    keys = written_keys(tmp_path, tiny_labels(overlap))
+    assert [keys[f"Segment{number}_Extent"] for number in range(len(extents))] == extents
+
+
+def test_a_layer_whose_first_segment_is_empty_keeps_the_others(tmp_path):
+    labels = tiny_labels()
+    empty = Label(value=9, name="missed")
+    keys = written_keys(tmp_path, LabelMap(labels.array, labels.geometry, (empty, *labels.labels)))
+    assert keys["Segment0_Extent"] == keys["Segment3_Extent"] == "0 4 0 3 0 2"
+    none = written_keys(tmp_path, LabelMap(labels.array, labels.geometry, (empty,)))
+    assert none["Segment0_Extent"] == "0 -1 0 -1 0 -1"
+
+
+def test_segments_name_the_whole_grid_as_their_reference(tmp_path):
+    labels = tiny_labels()
+    name, value, said = written_keys(tmp_path, labels)["Segmentation_ConversionParameters"].split("|")
+    *matrix, rest = value.split(";", 16)
+    assert (name, said[-1], rest) == ("Reference image geometry", "&", "0;5;0;4;0;3;")
+    assert np.array_equal(np.array(matrix, float).reshape(4, 4), labels.geometry.affine)
+
+
+def test_a_label_without_a_code_has_no_entry_and_one_with_odd_words_still_seven_fields(tmp_path):
+    plain = Label(value=1, name="plain")
+    left = Label(value=2, name="left", modifier=Code(value="7771000", meaning="Left"))
+    odd = Label(value=3, name="odd|name~^", code=Code(value="1|2", meaning="a~b^c|d"))
+    keys = written_keys(tmp_path, LabelMap(np.ones((2, 2, 2), np.uint8), oblique(1, (2, 2, 2)), (plain, left, odd)))
+    assert "Segment0_Tags" not in keys
+    assert keys["Segment1_Tags"].split("~")[1:4] == ["SCT^85756007^Tissue", "SCT^85756007^Tissue", "SCT^7771000^Left"]
+    assert keys["Segment2_Tags"].split("~")[2] == "SCT^1 2^a b c d"
+    assert keys["Segment2_Tags"].count("~") == 6
+    assert keys["Segment2_Name"] == "odd|name~^"
 
 
 def test_a_segmentation_of_3d_slicer_is_read():

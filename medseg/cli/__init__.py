@@ -19,6 +19,7 @@ from medseg.cli.evaluate import evaluate
 from medseg.cli.info import info
 from medseg.cli.models import models
 from medseg.cli.predict import predict
+from medseg.cli.serve import serve
 from medseg.cli.status import retry, status
 from medseg.cli.train import train
 from medseg.dicom.privacy import withheld
@@ -36,6 +37,7 @@ app.command()(predict)
 app.command()(batch)
 app.command()(status)
 app.command()(retry)
+app.command()(serve)
 app.command()(evaluate)
 app.command()(train)
 app.command()(check)

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
-from medseg.cli.progress import ESTIMATING, PREDICTING, Display, Style, shown
+from medseg.cli.progress import ESTIMATING, Display, Style, shown
 from medseg.errors import explain
+from medseg.progress import PREDICTING
 from medseg.report.job import Job
 
 Report = dict[str, Any]

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from medseg.progress import Progress
+from medseg import progress
+from medseg.progress import Progress, Stages
 
-Stages = Mapping[str, float]  # the usual share of each in the time of a scan
-
-PREDICTING = {
-    "read": 0.05,
-    "locate": 0.1,
-    "prepare": 0.05,
-    "network": 0.68,
-    "clean": 0.02,
-    "check": 0.02,
-    "write": 0.03,
-    "picture": 0.03,
-    "dicom": 0.02,
-}
 ESTIMATING = {"read": 0.2, "locate": 0.1, "prepare": 0.2, "sample": 0.5}
 EVALUATING = {"read": 0.4, "scores": 0.6}
 
@@ -62,12 +50,7 @@ class Display:
 
     def overall(self, stage: str, done: float) -> float:
         """Return the fraction of a scan that is done."""
-        before = 0.0
-        for name, share in self._stages.items():
-            if name == stage:
-                return before + share * done
-            before += share
-        return before
+        return progress.overall(self._stages, stage, done)
 
 
 class _Plain(Display):
@@ -124,7 +107,7 @@ class _Bar(Display):
 
 
 @contextmanager
-def shown(style: Style, count: int, stages: Stages = PREDICTING) -> Iterator[Display]:
+def shown(style: Style, count: int, stages: Stages = progress.PREDICTING) -> Iterator[Display]:
     """Yield the display of a run over `count` scans."""
     if style is Style.auto and sys.stderr.isatty():
         display = _Bar(count, stages)

@@ -48,6 +48,7 @@ def read_raster(path: Path, *, volume: int | None = None, indices: bool = False)
     gate = Gate(path)
     with _opened(path, gate) as picture:
         picture.seek(gate.choose_volume(volume, getattr(picture, "n_frames", 1)))
+        gate.size(picture.width * picture.height * len(picture.getbands()), 1 << 62, compressed=False)
         pixels = _pixels(picture, gate, indices=indices)
         name = (picture.format or "").lower()
     channels = scaled(np.moveaxis(pixels, (0, 1, 2), (2, 1, 0))[..., None], 1.0, 0.0, gate)

@@ -18,7 +18,9 @@ from scipy import ndimage
 from medseg.atomic import Outputs
 from medseg.boxes import Box
 from medseg.gate import Gate
+from medseg.geometry import Geometry
 from medseg.io import nrrd
+from medseg.io.text import exact
 from medseg.io.voxels import MAX_LABEL, whole
 from medseg.plan import Code, Label
 from medseg.strides import slabs, slowest_first
@@ -30,20 +32,24 @@ _CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _ANATOMIC = "Anatomic codes - DICOM master list"
 _HINT = "save the segmentation again in 3D Slicer"
 _CATEGORY = Code(value="123037004", meaning="Anatomical Structure")
+_TISSUE = Code(value="85756007", meaning="Tissue")  # true of every label, and what 3D Slicer calls one without a code
+_ENDS = str.maketrans("^~|", "   ")  # what ends a text of a code, a code, a tag
 
 
 def write_segments(labels: LabelMap, path: Path, outputs: Outputs) -> None:
     """Write a label map as `.seg.nrrd`: one segment for each label, in layers where they overlap."""
     layers = disjoint(labels.labels, lambda label: label.atoms) or [()]
     boxes = _boxes(labels.array)
+    extents = [[boxes[atom] for label in members for atom in label.atoms if atom in boxes] for members in layers]
     keys = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_ConversionParameters": f"Reference image geometry|{_reference(labels.geometry)}|the scan's grid&",
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for number, label in enumerate(labels.labels):
         layer = next(index for index, members in enumerate(layers) if label in members)
-        keys |= _keys(number, label, layer, [boxes[atom] for atom in label.atoms if atom in boxes])
+        keys |= _keys(number, label, layer, extents[layer])
     nrrd.write_nrrd(Volume(_stacked(labels, layers), labels.geometry), path, outputs, keys=keys)
 
 
@@ -116,7 +122,14 @@ def _combinations(layers: Voxels, gate: Gate) -> tuple[Voxels, Voxels]:
 
 
 def _keys(number: int, label: Label, layer: int, boxes: Sequence[Box]) -> dict[str, str]:
+    """Return the keys of a segment whose layer fills some boxes.
+
+    The extent is that of the layer, as 3D Slicer writes it: before 5.7 it cuts a whole layer to the extent of its
+    first segment. A label without codes gets no tag: 3D Slicer takes an entry without a type for damaged, and calls
+    what has none tissue.
+    """
     name = f"Segment{number}_"
+    tags = {name + "Tags": f"TerminologyEntry:{_terminology(label)}|"} if label.codes else {}
     return {
         name + "ID": f"Segment_{label.value}",
         name + "Name": label.name,
@@ -126,8 +139,7 @@ def _keys(number: int, label: Label, layer: int, boxes: Sequence[Box]) -> dict[s
         name + "Extent": " ".join(map(str, _extent(boxes))),
         name + "LabelValue": str(label.value),
         name + "Layer": str(layer),
-        name + "Tags": f"TerminologyEntry:{_terminology(label)}|",
-    }
+    } | tags
 
 
 def _extent(boxes: Sequence[Box]) -> list[int]:
@@ -136,13 +148,22 @@ def _extent(boxes: Sequence[Box]) -> list[int]:
     return [end for spans in axes for end in (min(span.start for span in spans), max(span.stop for span in spans) - 1)]
 
 
+def _reference(geometry: Geometry) -> str:
+    """Return affine and extent of the whole grid: without it 3D Slicer saves no more than what its segments fill."""
+    ends = [end for size in geometry.shape for end in ("0", str(size - 1))]
+    return "".join(f"{text};" for text in [*exact(geometry.affine.ravel()), *ends])
+
+
 def _terminology(label: Label) -> str:
-    parts = [_triple(_CATEGORY), _triple(label.code), _triple(label.modifier)]
+    category = _CATEGORY if label.code else _TISSUE
+    parts = [_triple(category), _triple(label.code or _TISSUE), _triple(label.modifier)]
     return "~".join([_CONTEXT, *parts, _ANATOMIC, "^^", "^^"])
 
 
 def _triple(code: Code | None) -> str:
-    return f"{code.scheme}^{code.value}^{code.meaning}" if code else "^^"
+    """Return scheme, value and meaning, without the characters that end them."""
+    texts = (code.scheme, code.value, code.meaning) if code else ("", "", "")
+    return "^".join(text.translate(_ENDS) for text in texts)
 
 
 def _segments(keys: dict[str, str], gate: Gate) -> list[tuple[Label, int]]:

@@ -8,53 +8,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from medseg.strides import slabs
+from medseg.report.planes import Plane, cut, fullest, oriented, paint, views_of
 from medseg.volume import LabelMap, Volume
 
 _PANEL = 340  # pixels of the longest side of a plane
 _GAP = 14
 _LEGEND = 20  # pixels of a line
-_OPACITY = 0.4
 _THUMBNAIL = (320, 12, 128)  # pixels of its longer side, pixels between planes before they shrink, colours
 _INK, _PAPER, _DIM = (235, 235, 235), (18, 18, 20), (150, 150, 155)
 _VERDICT = {"ok": (90, 200, 120), "check": (240, 180, 60), "refuse": (240, 90, 80)}
 _RULERS = (1, 2, 5, 10, 20, 50, 100, 200)  # mm
-
-Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _View:
-    """How a plane is cut and shown: across one axis, two others to the right and down, with letters at its edges."""
-
-    title: str
-    across: int
-    right: int
-    down: int
-    letters: str  # left, right, upper and lower edge
-
-
-_PICTURE = _View("", across=2, right=0, down=1, letters="")
-_VIEWS = (  # of a grid whose axes point to left, back and down
-    _View("axial", across=2, right=0, down=1, letters="RLAP"),
-    _View("coronal", across=1, right=0, down=2, letters="RLSI"),
-    _View("sagittal", across=0, right=1, down=2, letters="APSI"),
-)
-
-
-@dataclass(frozen=True)
-class _Plane:
-    view: _View
-    grey: npt.NDArray[np.float32]  # (rows, columns), 0 to 1
-    masks: tuple[npt.NDArray[np.bool_], ...]
-    size_mm: tuple[float, float]  # width, height
 
 
 def draw(
@@ -81,8 +49,8 @@ def draw(
     pixels_per_mm = min(_PANEL / max(plane.size_mm) for plane in planes)
     colours = [label.rgb for label in labels.labels]
     rows = [
-        [_paint(plane, pixels_per_mm, ()) for plane in planes],
-        [_paint(plane, pixels_per_mm, colours) for plane in planes],
+        [paint(plane, pixels_per_mm, ()) for plane in planes],
+        [paint(plane, pixels_per_mm, colours) for plane in planes],
     ]
     canvas = _Canvas(len(planes), len(legend))
     canvas.header(title, verdict, notes)
@@ -132,14 +100,14 @@ def contact_sheet(scan: Volume, maps: Mapping[str, LabelMap], *, columns: int = 
     columns : int
         Tiles in a row.
     """
-    oriented = [_oriented(scan, labels) for labels in maps.values()]
-    view = _views(oriented[0][0])[-1]
-    at = _fullest(oriented[0][1], view)
-    planes = [_cut(volume, labels, view, at) for volume, labels in oriented]
+    turned = [oriented(scan, labels) for labels in maps.values()]
+    view = views_of(turned[0][0])[-1]
+    at = fullest(turned[0][1], view)
+    planes = [cut(volume, labels, view, at) for volume, labels in turned]
     pixels_per_mm = _PANEL / max(planes[0].size_mm)
     colours = [[label.rgb for label in labels.labels] for labels in maps.values()]
-    painted = [_paint(plane, pixels_per_mm, each) for plane, each in zip(planes, colours, strict=True)]
-    tiles = [_paint(planes[0], pixels_per_mm, ()), *painted]
+    painted = [paint(plane, pixels_per_mm, each) for plane, each in zip(planes, colours, strict=True)]
+    tiles = [paint(planes[0], pixels_per_mm, ()), *painted]
     width, height = tiles[0].width + _GAP, tiles[0].height + _GAP + _LEGEND
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
@@ -164,12 +132,12 @@ def planes_of(labels: LabelMap, *, seen_in: Sequence[str]) -> bytes:
         Names of the labels that choose the planes: those with most of their voxels.
     """
     black = Volume(np.zeros((1, *labels.array.shape), np.uint8), labels.geometry)
-    scan, labels = _oriented(black, labels)
+    scan, labels = oriented(black, labels)
     chosen = labels.places([[atom for name in seen_in for atom in labels.label(name).atoms]])
     choosing = LabelMap(chosen if chosen.any() else labels.array, labels.geometry)
-    planes = [_cut(scan, labels, view, _fullest(choosing, view)) for view in _views(scan)]
+    planes = [cut(scan, labels, view, fullest(choosing, view)) for view in views_of(scan)]
     colours = [label.rgb for label in labels.labels]
-    painted = [_paint(plane, _PANEL / max(plane.size_mm), colours) for plane in planes]
+    painted = [paint(plane, _PANEL / max(plane.size_mm), colours) for plane in planes]
     sheet = Image.new("RGB", (len(planes) * (_PANEL + _GAP) - _GAP, max(image.height for image in painted)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, (image, plane) in enumerate(zip(painted, planes, strict=True)):
@@ -180,70 +148,9 @@ def planes_of(labels: LabelMap, *, seen_in: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _planes(scan: Volume, labels: LabelMap) -> list[_Plane]:
-    scan, labels = _oriented(scan, labels)
-    return [_cut(scan, labels, view, _fullest(labels, view)) for view in _views(scan)]
-
-
-def _views(scan: Volume) -> Sequence[_View]:
-    """Return the views in which an oriented scan is more than a line."""
-    if not scan.geometry.physical:
-        return [_PICTURE]
-    shape = scan.geometry.shape
-    return [view for view in _VIEWS if shape[view.right] > 1 and shape[view.down] > 1] or _VIEWS[:1]
-
-
-def _oriented(scan: Volume, labels: LabelMap) -> tuple[Volume, LabelMap]:
-    """Return both with axes that point to left, back and down."""
-    if not scan.geometry.physical:
-        return scan, labels
-    order = scan.geometry.order_to("LPI")
-    geometry = scan.geometry.reordered(order)
-    return Volume(order.apply(scan.array), geometry, scan.source), LabelMap(
-        order.apply(labels.array), geometry, labels.labels
-    )
-
-
-def _fullest(labels: LabelMap, view: _View) -> int:
-    """Return the plane with the most labelled voxels, or the middle one if there are none."""
-    areas = np.zeros(labels.geometry.shape[view.across], np.int64)
-    for part in slabs(labels.array):
-        areas[part[view.across]] += np.count_nonzero(labels.array[part], axis=(view.right, view.down))
-    return int(areas.argmax()) if areas.any() else len(areas) // 2
-
-
-def _cut(scan: Volume, labels: LabelMap, view: _View, at: int) -> _Plane:
-
-    def plane(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        rows: npt.NDArray[Any] = np.moveaxis(array, view.across, 0)[at]
-        return rows.T  # along the axis shown downwards
-
-    grey = plane(scan.array[0]).astype(np.float32)
-    low, high = np.percentile(grey, (1, 99)).tolist()
-    atoms = plane(labels.array)
-    masks = tuple(np.isin(atoms, label.atoms) for label in labels.labels)
-    shown = np.clip((grey - low) / (high - low or 1), 0, 1)
-    if scan.source and scan.source.low_is_bright:
-        shown = 1 - shown
-    return _Plane(view, shown, masks, (scan.geometry.extent[view.right], scan.geometry.extent[view.down]))
-
-
-def _paint(plane: _Plane, pixels_per_mm: float, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
-    size = tuple(max(1, round(mm * pixels_per_mm)) for mm in plane.size_mm)
-    grey = Image.fromarray((plane.grey * 255).astype(np.uint8)).resize((size[0], size[1]), Image.Resampling.BILINEAR)
-    pixels = np.array(grey.convert("RGB"))
-    for mask, colour in zip(plane.masks, colours, strict=False):
-        large = np.array(Image.fromarray(mask).resize((size[0], size[1]), Image.Resampling.NEAREST))
-        pixels[large] = ((1 - _OPACITY) * pixels[large] + _OPACITY * np.array(colour)).astype(np.uint8)
-        pixels[_outline(large)] = colour
-    return Image.fromarray(pixels)
-
-
-def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: npt.NDArray[np.bool_] = mask & ~inner
-    return edge
+def _planes(scan: Volume, labels: LabelMap) -> list[Plane]:
+    scan, labels = oriented(scan, labels)
+    return [cut(scan, labels, view, fullest(labels, view)) for view in views_of(scan)]
 
 
 class _Canvas:
@@ -266,7 +173,7 @@ class _Canvas:
             self._line(f"and {len(notes) - 4} more reasons: see the report", 13, _DIM)
         self._y += _GAP // 2
 
-    def row(self, images: Sequence[Image.Image], planes: Sequence[_Plane]) -> None:
+    def row(self, images: Sequence[Image.Image], planes: Sequence[Plane]) -> None:
         """Place planes side by side, with the letters of their edges."""
         height = max(image.height for image in images)
         for column, (image, plane) in enumerate(zip(images, planes, strict=True)):

@@ -1,0 +1,92 @@
+"""From settings to a server that listens, and back to nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+import uvicorn
+
+from medseg.errors import UsageError
+from medseg.server.app import build
+from medseg.server.service import Service
+from medseg.server.settings import Settings
+from medseg.server.spool import spool
+from medseg.server.wire import protocol
+
+_BACKLOG = 128
+_HEAD = 16 << 10  # bytes of the head of a request
+_GRACE = 3  # seconds for answers to end when the server is told to stop
+
+
+def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Answer requests until the process is told to stop.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where, for whom, and with what.
+    ready : callable
+        Is called with the address once requests are answered.
+
+    Raises
+    ------
+    UsageError
+        If the address cannot be listened at.
+    BundleError, OutputError
+        If a model is none, or the folder for what is kept cannot be written.
+    """
+    with spool(settings.spool) as folder, closing(_listening(settings)) as listener:
+        config = uvicorn.Config(
+            build(Service(settings, folder)),
+            http=protocol(settings.limits),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="critical",  # what it would say of an error may quote a scan; ours are said by the guard
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=_HEAD,
+            timeout_graceful_shutdown=_GRACE,
+            ssl_certfile=settings.certificate,
+            ssl_keyfile=settings.key,
+        )
+        _Server(config, lambda: ready(_address(settings, listener))).run([listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def _listening(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot listen at {settings.host}:{settings.port}: {reason}", hint="choose another --port, or 0 for any"
+        ) from None
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _address(settings: Settings, listener: socket.socket) -> str:
+    scheme = "https" if settings.certificate else "http"
+    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{name}:{listener.getsockname()[1]}"

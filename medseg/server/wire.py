@@ -1,0 +1,99 @@
+"""HTTP connections that end when their other side dawdles: head, body and answer each have to get on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from medseg.server.settings import Limits
+
+
+class _Counted:
+    """A transport that knows how much was written to it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self.written = transport, 0
+
+    def write(self, data: bytes) -> None:
+        """Write."""
+        self.written += len(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Connection(H11Protocol):
+    """One connection; `protocol` makes a class of it for one server."""
+
+    limits: Limits
+    counts: Counter[str]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, unless there are too many."""
+        super().connection_made(transport)
+        self.transport = self._out = _Counted(transport)  # type: ignore[assignment]
+        self._address = str((transport.get_extra_info("peername") or ("",))[0])
+        self._moved, self._before = 0, (0, 0)
+        self._timer: asyncio.TimerHandle | None = None
+        self.counts[self._address] += 1
+        if len(self.connections) > self.limits.connections or self.counts[self._address] > self.limits.connections_each:
+            transport.abort()
+            return
+        self._set_timer(self.limits.headers, self._no_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self.counts[self._address] -= 1
+        self._set_timer(0, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes."""
+        waited = self._waits_for_head()
+        self._moved += len(data)
+        super().data_received(data)
+        if not self._waits_for_head():
+            if waited:
+                self._set_timer(self.limits.pace_every, self._look)
+        elif not waited or self._timer is None:
+            self._set_timer(self.limits.headers, self._no_head)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if self._waits_for_head():
+            self._set_timer(None, None)  # the time between requests is uvicorn's to limit
+
+    def _waits_for_head(self) -> bool:
+        return self.conn.their_state is h11.IDLE
+
+    def _no_head(self) -> None:
+        self.transport.abort()
+
+    def _look(self) -> None:
+        """End a connection whose body does not come, or whose answer is not taken."""
+        reading = self.conn.their_state is h11.SEND_BODY and not self.flow.read_paused
+        waiting = self.transport.get_write_buffer_size()
+        moved, taken = self._moved, self._out.written - waiting
+        slow_in = reading and moved - self._before[0] < self.limits.pace
+        slow_out = waiting > 0 and taken - self._before[1] < self.limits.pace
+        if slow_in or slow_out:
+            self.transport.abort()
+            return
+        self._before = (moved, taken)
+        self._set_timer(self.limits.pace_every, self._look)
+
+    def _set_timer(self, seconds: float | None, call: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds or 0, call) if call else None
+
+
+def protocol(limits: Limits) -> type[Connection]:
+    """Return the class of the connections of one server."""
+    return type("Connection", (Connection,), {"limits": limits, "counts": Counter()})
