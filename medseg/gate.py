@@ -168,6 +168,12 @@ def limited(voxel_bytes: int, ratio: float) -> Iterator[None]:
         _limits.reset(before)
 
 
+def most_inflated(stored: int) -> int:
+    """Return to how many bytes `stored` bytes of a deflate stream may grow here."""
+    limit, ratio = _limits.get()
+    return int(min(limit, stored * min(ratio, MAX_DEFLATE_RATIO)))
+
+
 def blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     """Yield flat views of about four million voxels that together cover a contiguous array once."""
     flat = array.reshape(-1, order="F" if array.flags.f_contiguous else "C")

@@ -18,6 +18,8 @@ from medseg.geometry import AxisOrder, Geometry
 from medseg.plan import Fingerprint, Plan
 from medseg.volume import Volume
 
+collect_ignore = ["slicer/in_core.py"]  # runs in another Python, that of 3D Slicer's core
+
 # A busy machine is no failure, and what passed once passes again; `--hypothesis-profile search` looks further.
 hypothesis.settings.register_profile("medseg", deadline=None, max_examples=60, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
@@ -43,6 +45,13 @@ CARD = Card(
     licence="Apache-2.0",
     attribution="none",
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Give slow tests the time that a busy machine takes for them."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 def random_bundle(*, seed: int = 0, members: int = 1, fingerprint: Fingerprint | None = None, **changes) -> Bundle:

@@ -412,6 +412,11 @@ def test_models_are_listed_shown_verified_and_added(tmp_path, run, bundle_file, 
     listed = run("models", "list")[1]
     assert "tiny: random weights" in listed
     assert "bad: cannot be used" in listed
+    for_programs = {line["name"]: line for line in map(json.loads, run("models", "list", "--json")[1].splitlines())}
+    assert for_programs["hippocampus-t1"]["default"]
+    assert (for_programs["tiny"]["channels"], for_programs["tiny"]["axes"]) == (["t1"], 3)
+    assert for_programs["tiny"]["labels"] == [{"value": 1, "name": "front"}, {"value": 2, "name": "back"}]
+    assert "error" in for_programs["bad"]
     code, _, err = run("models", "verify", tmp_path / "store" / "bad.safetensors")
     assert code == 2
     assert err.startswith("error: ")

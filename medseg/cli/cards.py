@@ -1,11 +1,26 @@
-"""What `medseg models show` says of a model: its card, its labels, and how good it is."""
+"""What `medseg models show` and `list` say of a model: its card, its labels, and how good it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from medseg.bundle import Bundle, Card
+
+
+def entry(bundle: Bundle) -> dict[str, Any]:
+    """Return what a program that offers models must know of one."""
+    card, plan = bundle.card, bundle.plan
+    return {
+        "version": card.version,
+        "summary": card.summary,
+        "use": card.intended_use,
+        "sha256": bundle.sha256,
+        "axes": plan.axes,
+        "channels": [channel.name for channel in plan.channels],
+        "labels": [{"value": label.value, "name": label.name} for label in plan.labels],
+    }
 
 
 def rows(bundle: Bundle, path: Path) -> list[tuple[str, str]]:

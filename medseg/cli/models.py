@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,18 +19,27 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 @models.command("list")
-def list_models(debug: Debug = False) -> None:
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each model, for programs.")] = False,
+    debug: Debug = False,
+) -> None:
     """List the models that `medseg predict --model` knows by name."""
     from medseg.bundle import Bundle
+    from medseg.cli.cards import entry
     from medseg.zoo import DEFAULT
     from medseg.zoo import models as known
 
     for name, path in known().items():
         try:
-            summary = Bundle.load(path).card.summary
+            bundle = Bundle.load(path)
         except BundleError as error:  # a damaged file in the store must not hide the others
-            summary = f"cannot be used: {error}"
-        print(f"{name}{' (default)' if name == DEFAULT else ''}: {summary}")
+            said, summary = {"error": str(error)}, f"cannot be used: {error}"
+        else:
+            said, summary = entry(bundle), bundle.card.summary
+        if as_json:
+            print(json.dumps({"name": name, "default": name == DEFAULT, "path": str(path), **said}, ensure_ascii=False))
+        else:
+            print(f"{name}{' (default)' if name == DEFAULT else ''}: {summary}")
 
 
 @models.command("show")

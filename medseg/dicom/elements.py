@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 
 from medseg.dicom.parts import Damaged, Part, Stream
+from medseg.gate import most_inflated, readable
 
 UNDEFINED = 0xFFFFFFFF
 PIXELS = 0x7FE00010
@@ -43,6 +44,7 @@ _FIRST, _MORE = 8192, 65536
 _MAX_VALUE = 1 << 16  # bytes of a wanted element
 _MAX_DEPTH = 64  # sequences within sequences
 _MAX_INFLATED = 1 << 30
+_ALWAYS_INFLATED = 1 << 22  # bytes that are little, however tightly packed: an empty slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +144,21 @@ def inflated(file: Stream) -> io.BytesIO:
     Raises
     ------
     Damaged
-        If it is no whole deflate stream, or grows beyond 1 GB.
+        If it is no whole deflate stream, or grows beyond 1 GB or what `limited` allows.
     """
     file.seek(0)
     head = file.read(_FIRST)
     start = _end_of_meta(head)
     file.seek(start)
     engine = zlib.decompressobj(wbits=-15)
+    packed = file.read()
+    most = min(_MAX_INFLATED, max(_ALWAYS_INFLATED, most_inflated(len(packed))))
     try:
-        body = engine.decompress(file.read(), _MAX_INFLATED)
+        body = engine.decompress(packed, most)
     except zlib.error:
         raise Damaged("the deflated data set is damaged") from None
     if not engine.eof:
-        raise Damaged("the deflated data set is cut off, or grows beyond 1 GB")
+        raise Damaged(f"the deflated data set is cut off, or grows beyond {readable(most)}")
     return io.BytesIO(head[:start] + body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -100,7 +101,7 @@ class Ask(BaseModel):
     wait: bool = Field(default=True, description="false: answer at once with a job to ask about")
     client: str = Field("", description="whose it is, where several ask from one address")
     series: str = Field("", description="which DICOM series, as `medseg predict --series`")
-    volume: int | None = Field(None, ge=0, description="which volume of several, counted from 0")
+    volume: int | None = Field(None, ge=0, lt=1 << 31, description="which volume of several, counted from 0")
     repair: bool = Field(default=False, description="interpolate over missing DICOM slices")
     suv: bool = Field(default=False, description="PET as standardised uptake values")
 
@@ -317,13 +318,24 @@ async def _file(job: Job, kind: str, *, background: BackgroundTask | None = None
     else:
         raise Rejected(404, "RESULT", "there is no such result", f"there are: {', '.join([*job.results, 'zip'])}")
     media = _MEDIA.get(path.suffix, "application/octet-stream")
-    return FileResponse(path, media_type=media, filename=path.name, headers=_verdict(job), background=background)
+    status = await asyncio.to_thread(path.stat)  # an answer that has begun cannot tell any more that it is gone
+    return FileResponse(
+        path,
+        media_type=media,
+        filename=path.name,
+        headers=_verdict(job),
+        background=background,
+        stat_result=status,
+    )
 
 
 def _pack(job: Job, path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    """Write an archive of all results, which is there as a whole or not at all: others may ask for it meanwhile."""
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         for file in job.results.values():
             archive.write(file, file.name)
+    part.replace(path)
 
 
 def _verdict(job: Job) -> dict[str, str]:

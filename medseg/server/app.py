@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -49,6 +50,8 @@ def build(service: Service) -> ASGIApp:
     app.add_exception_handler(UsageError, _unusable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _by_status)
+    app.add_exception_handler(ClientDisconnect, _left)
+    app.add_exception_handler(FileNotFoundError, _gone)
     return Guard(app, service.settings)
 
 
@@ -68,8 +71,21 @@ async def _invalid(_: Request, error: Exception) -> Response:
     """Name the parameters that are wrong, without what was sent."""
     if not isinstance(error, RequestValidationError):
         raise error
-    names = sorted({str(each["loc"][-1])[:40] for each in error.errors()})
-    return Rejected(400, "PARAMETER", f"not as it should be: {', '.join(names)}", "see /docs").answer()
+    names = {
+        "a parameter that is not known" if each["type"] == "extra_forbidden" else str(each["loc"][-1])
+        for each in error.errors()
+    }
+    return Rejected(400, "PARAMETER", f"not as it should be: {', '.join(sorted(names))}", "see /docs").answer()
+
+
+async def _gone(_: Request, _error: Exception) -> Response:
+    """Tell that a file is not there any more: its job was forgotten while it was asked for."""
+    return Rejected(404, "JOB", "it is not kept any more", "send the scan again").answer()
+
+
+async def _left(_: Request, _error: Exception) -> Response:
+    """Answer nobody: the client went before its request was over."""
+    return Response(status_code=499)
 
 
 async def _by_status(_: Request, error: Exception) -> Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -21,7 +20,9 @@ _OPEN = {
 }  # fmt: skip
 _OPEN_PREFIX = "/page/"  # what the page itself is made of: it asks for the token
 _QUERY = 4096  # bytes
+_HEAD = 16 << 10  # bytes of the address and the headers
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+_METHODS = _SAFE | {"POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT"}
 _NAME = re.compile(r"^(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]/@\s]+))(?::\d{1,5})?$")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -33,11 +34,8 @@ _HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self' blob:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 }
+_PREFLIGHT = Response(status_code=204)
 _log = logging.getLogger("medseg.server")
-
-
-class _TooLarge(Exception):
-    """More came than may come."""
 
 
 class Guard:
@@ -69,7 +67,7 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._settings.limits.upload:
-                raise _TooLarge
+                raise self._too_large()
             return message
 
         async def marked(message: Message) -> None:
@@ -82,37 +80,39 @@ class Guard:
 
         try:
             self._check(scope, headers)
-            await self._app(scope, counted, marked)
+            await (_PREFLIGHT if _is_preflight(scope, headers) else self._app)(scope, counted, marked)
         except Rejected as error:
             await _answer(error.answer(), scope, receive, marked, begun=bool(status))
-        except _TooLarge:
-            await _answer(self._too_large().answer(), scope, receive, marked, begun=bool(status))
         except Exception as error:  # noqa: BLE001 - its text may quote a scan, and nobody outside needs it
-            _log.error("%s %s: %s", scope["method"], _route(scope), type(error).__name__)
+            _log.error("%s: %s", _asked(scope), type(error).__name__)
             wrong = Rejected(500, "INTERNAL", "the server could not do it", "ask who runs it to look into its log")
             await _answer(wrong.answer(), scope, receive, marked, begun=bool(status))
         finally:
-            _log.info("%s %s %d %.0f ms", scope["method"], _route(scope), status, 1000 * (time.monotonic() - start))
+            _log.info("%s %d %.0f ms", _asked(scope), status, 1000 * (time.monotonic() - start))
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         own = self._settings
         host = _name_in(headers.get("host", ""))
         if len(headers.getlist("host")) != 1 or not own.knows_host(host):
             raise Rejected(400, "HOST", "the request was not sent to a name of this server", "see --allow-host")
+        if len(scope["raw_path"]) + sum(len(name) + len(value) for name, value in scope["headers"]) > _HEAD:
+            raise Rejected(431, "HEAD", "the headers are too long", f"at most {_HEAD} bytes are taken")
         if len(scope["query_string"]) > _QUERY:
             raise Rejected(414, "QUERY", "the address is too long", f"at most {_QUERY} bytes may follow the ?")
         origin = headers.get("origin")
-        if origin is not None and not self._knows_origin(origin, headers["host"]):
+        if origin is not None and not self._knows_origin(headers.getlist("origin"), headers["host"]):
             raise Rejected(403, "ORIGIN", "a web page from elsewhere asks", "see --allow-origin")
         if headers.get("content-encoding", "identity") != "identity":
             raise Rejected(415, "ENCODING", "the body is compressed as a whole", "send it as it is")
         length = headers.get("content-length", "0")
         if len(headers.getlist("content-length")) > 1 or not re.fullmatch(r"[0-9]{1,19}", length):
             raise Rejected(400, "LENGTH", "the length of the body is no number", "send a Content-Length, or chunks")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Rejected(400, "LENGTH", "the length of the body is said twice", "send a Content-Length, or chunks")
         if int(length) > own.limits.upload:
             raise self._too_large()
-        preflight = scope["method"] == "OPTIONS" and origin is not None
-        if own.token and not preflight and not self._is_open(scope) and not own.knows_token(_bearer(headers)):
+        free = self._is_open(scope) or _is_preflight(scope, headers)
+        if own.token and not free and not own.knows_token(_bearer(headers)):
             raise Rejected(
                 401, "TOKEN", "the token is missing or wrong", "send it as 'Authorization: Bearer ...'",
                 headers={"www-authenticate": "Bearer"},
@@ -124,8 +124,9 @@ class Guard:
             scope["method"] in _SAFE and scope["path"].startswith(_OPEN_PREFIX)
         )
 
-    def _knows_origin(self, origin: str, host: str) -> bool:
-        return origin in self._settings.allow_origins or urlsplit(origin).netloc.lower() == host.lower()
+    def _knows_origin(self, origins: list[str], host: str) -> bool:
+        own = {f"{scheme}://{host}".lower() for scheme in ("http", "https")}
+        return len(origins) == 1 and (origins[0] in self._settings.allow_origins or origins[0].lower() in own)
 
     def _too_large(self) -> Rejected:
         most = readable(self._settings.limits.upload)
@@ -151,6 +152,11 @@ async def _answer(answer: Response, scope: Scope, receive: Receive, send: Send, 
         await answer(scope, receive, send)
 
 
+def _is_preflight(scope: Scope, headers: Headers) -> bool:
+    """Return whether a browser asks if a web page from elsewhere may ask."""
+    return scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
+
+
 def _name_in(host: str) -> str:
     """Return the name in a Host header, without the port; '' if it is none."""
     found = _NAME.match(host)
@@ -162,7 +168,7 @@ def _bearer(headers: Headers) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _route(scope: Scope) -> str:
-    """Return what a log may say of a path: the route, not what stands in it."""
-    route = scope.get("route")
-    return str(getattr(route, "path", "?"))
+def _asked(scope: Scope) -> str:
+    """Return what a log may say of a request: method and route, not what stands in them."""
+    method = scope["method"] if scope["method"] in _METHODS else "?"
+    return f"{method} {getattr(scope.get('route'), 'path', '?')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -18,12 +19,14 @@ from starlette.requests import Request
 from medseg.io import SUFFIXES
 from medseg.server.answers import Rejected
 from medseg.server.settings import Limits
-from medseg.server.spool import new_folder, remove
+from medseg.server.spool import bytes_in, new_folder, remove
 
-_FIELD = 1 << 20  # bytes of a part that is no file
+_FIELD = 1 << 20  # bytes of all parts that are no files
 _FIELDS = 64
 _BOUNDARY = 200  # bytes; RFC 2046 allows 70
 _HEADER = 8 << 10  # bytes of the headers of a part
+_LOOK = 64 << 20  # bytes after which is looked whether there still is room
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass
@@ -53,18 +56,40 @@ async def receive(request: Request, parent: Path, limits: Limits) -> Sent:
     Rejected
         If it is too large, damaged, or has too many parts; nothing of it is left.
     """
+    chunks = _counted(request.stream(), parent, limits.spool)
     sent = Sent(new_folder(parent))
     try:
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         with ExitStack() as files:
             if kind == b"multipart/form-data":
-                await _Form(sent, files, limits, options.get(b"boundary", b"")).take(request.stream())
+                await _Form(sent, files, limits, options.get(b"boundary", b"")).take(chunks)
             else:
-                await _bare(request.stream(), sent, files)
+                await _bare(chunks, sent, files)
+    except OSError as error:
+        remove(sent.folder)
+        if error.errno in _NO_ROOM:
+            raise _full() from None
+        raise
     except BaseException:
         remove(sent.folder)
         raise
     return sent
+
+
+async def _counted(chunks: AsyncIterator[bytes], folder: Path, most: int) -> AsyncIterator[bytes]:
+    """Pass on what comes, as long as the folder for uploads has room."""
+    unseen = _LOOK
+    async for chunk in chunks:
+        unseen += len(chunk)
+        if unseen > _LOOK:
+            unseen = 0
+            if await asyncio.to_thread(bytes_in, folder) > most:
+                raise _full()
+        yield chunk
+
+
+def _full() -> Rejected:
+    return Rejected(429, "BUSY", "there is no room for more scans", "try again later", headers={"retry-after": "60"})
 
 
 async def _bare(chunks: AsyncIterator[bytes], sent: Sent, files: ExitStack) -> None:
@@ -86,9 +111,9 @@ class _Form:
         self._sent, self._files, self._limits = sent, files, limits
         self._header: list[bytearray] = []
         self._headers: dict[bytes, bytes] = {}
-        self._name, self._text = "", bytearray()
+        self._name, self._text, self._said = "", bytearray(), 0
         self._into: BinaryIO | None = None
-        self._count, self._ended = 0, False
+        self._count, self._ended, self._head = 0, False, 0
         self._pending: list[tuple[BinaryIO, bytes]] = []
         self._parser = MultipartParser(
             boundary,
@@ -118,17 +143,22 @@ class _Form:
             raise Rejected(400, "FORM", "the form is cut off", "send it again")
 
     def _begin(self) -> None:
-        self._headers, self._text, self._into = {}, bytearray(), None
+        self._headers, self._text, self._into, self._head = {}, bytearray(), None, 0
         self._header = [bytearray(), bytearray()]
         self._count += 1
         if self._count > self._limits.files + _FIELDS:
             raise Rejected(413, "FORM", "the form has too many parts", f"at most {self._limits.files} files are taken")
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
-        self._grow(self._header[0], data[start:end], _HEADER)
+        self._take_header(0, data[start:end])
 
     def _on_value(self, data: bytes, start: int, end: int) -> None:
-        self._grow(self._header[1], data[start:end], _HEADER)
+        self._take_header(1, data[start:end])
+
+    def _take_header(self, which: int, data: bytes) -> None:
+        self._header[which] += data
+        self._head += len(data)
+        _check_length(self._head, _HEADER)
 
     def _on_header(self) -> None:
         self._headers[bytes(self._header[0]).lower()] = bytes(self._header[1])
@@ -146,7 +176,9 @@ class _Form:
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if self._into is None:
-            self._grow(self._text, data[start:end], _FIELD)
+            self._text += data[start:end]
+            self._said += end - start
+            _check_length(self._said, _FIELD)
         else:
             self._pending.append((self._into, bytes(data[start:end])))
 
@@ -178,11 +210,10 @@ class _Form:
             self._sent.files[name] = before = folder
         return before / str(self._count)
 
-    @staticmethod
-    def _grow(text: bytearray, more: bytes, most: int) -> None:
-        text += more
-        if len(text) > most:
-            raise Rejected(413, "FORM", "a part of the form is too long", "send scans as files")
+
+def _check_length(length: int, most: int) -> None:
+    if length > most:
+        raise Rejected(413, "FORM", "a part of the form is too long", "send scans as files")
 
 
 def _write(pending: list[tuple[BinaryIO, bytes]]) -> None:

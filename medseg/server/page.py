@@ -97,10 +97,10 @@ def _documentation(schema: dict[str, Any], *, token: bool) -> str:
 
 
 def _route(method: str, path: str, about: dict[str, Any]) -> str:
-    rows = "".join(_parameter(each) for each in about.get("parameters", []))
+    rows = "".join(_parameter(each) for each in about.get("parameters", []) if each["in"] != "path")
     kinds = about.get("requestBody", {}).get("content", {})
     body = f"<p>Body: {', '.join(f'<code>{html.escape(kind)}</code>' for kind in kinds)}</p>" if kinds else ""
-    head = '<tr><th scope="col">parameter</th><th scope="col">in</th><th scope="col">what</th></tr>'
+    head = '<tr><th scope="col">parameter</th><th scope="col">what</th></tr>'
     words = "".join(f"<p>{html.escape(each)}</p>" for each in about.get("description", "").split("\n\n") if each)
     table = f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>' if rows else ""
     return (
@@ -116,7 +116,7 @@ def _parameter(about: dict[str, Any]) -> str:
     default = f", {_as_written(schema['default'])} when left out" if schema.get("default") not in (None, "") else ""
     words = about.get("description") or schema.get("description") or ""
     return (
-        f"<tr><td><code>{html.escape(about['name'])}</code></td><td>{html.escape(about['in'])}</td>"
+        f"<tr><td><code>{html.escape(about['name'])}</code></td>"
         f"<td>{html.escape(kind + default)}{': ' + html.escape(words) if words else ''}</td></tr>"
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from types import FrameType
 
 import uvicorn
 
@@ -18,6 +21,7 @@ from medseg.server.wire import protocol
 _BACKLOG = 128
 _HEAD = 16 << 10  # bytes of the head of a request
 _GRACE = 3  # seconds for answers to end when the server is told to stop
+_TO_STOP = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -33,13 +37,15 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     Raises
     ------
     UsageError
-        If the address cannot be listened at.
-    BundleError, OutputError
-        If a model is none, or the folder for what is kept cannot be written.
+        If the address cannot be listened at, or the certificate is none.
+    BundleError, DeviceError, OutputError
+        If a model is none, there is no such device, or the folder for what is kept cannot be written.
     """
-    with spool(settings.spool) as folder, closing(_listening(settings)) as listener:
+    with _unwound(), spool(settings.spool) as folder, closing(_listening(settings)) as listener:
+        service = Service(settings, folder)
+        service.shelf.predictor(service.shelf.names[0])  # what this computer cannot do is said now
         config = uvicorn.Config(
-            build(Service(settings, folder)),
+            build(service),
             http=protocol(settings.limits),
             ws="none",
             lifespan="on",
@@ -53,6 +59,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
         )
+        _load(config)
         _Server(config, lambda: ready(_address(settings, listener))).run([listener])
 
 
@@ -66,8 +73,40 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin."""
         await super().startup(sockets)
+        if threading.current_thread() is threading.main_thread():
+            for number in _TO_STOP:
+                if signal.getsignal(number) is _end:
+                    signal.signal(number, self.handle_exit)  # uvicorn listens to one of them only
         if self.started:
             self._ready()
+
+
+@contextmanager
+def _unwound() -> Iterator[None]:
+    """While it lasts, a signal to stop ends the program by an exception, so that nothing that is kept stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other one may listen to signals
+        return
+    listened = [number for number in _TO_STOP if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _end) for number in listened}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _load(config: uvicorn.Config) -> None:
+    try:
+        config.load()
+    except OSError as error:  # of ssl, too
+        raise UsageError(
+            f"--tls-certificate or --tls-key cannot be used: {error.strerror or error}", hint="give two files in PEM"
+        ) from None
 
 
 def _listening(settings: Settings) -> socket.socket:

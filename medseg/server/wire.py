@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -11,17 +12,30 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medseg.server.settings import Limits
 
+_LINGER = 2.0  # seconds for a client to take an answer that came before its request was over
 
-class _Counted:
-    """A transport that knows how much was written to it."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+class _Outlet:
+    """A transport that knows how much was written to it, and that is closed as its connection wants."""
+
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
         self._transport, self.written = transport, 0
+        self._linger = linger
+        self.lingers = False
 
     def write(self, data: bytes) -> None:
         """Write."""
         self.written += len(data)
         self._transport.write(data)
+
+    def close(self) -> None:
+        """Close, or linger before."""
+        if self._transport.is_closing() or not self._linger():
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Return whether nothing more is to be sent."""
+        return self.lingers or self._transport.is_closing()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -36,7 +50,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, unless there are too many."""
         super().connection_made(transport)
-        self.transport = self._out = _Counted(transport)  # type: ignore[assignment]
+        self.transport = self._out = _Outlet(transport, self._linger)  # type: ignore[assignment]
         self._address = str((transport.get_extra_info("peername") or ("",))[0])
         self._moved, self._before = 0, (0, 0)
         self._timer: asyncio.TimerHandle | None = None
@@ -44,16 +58,18 @@ class Connection(H11Protocol):
         if len(self.connections) > self.limits.connections or self.counts[self._address] > self.limits.connections_each:
             transport.abort()
             return
-        self._set_timer(self.limits.headers, self._no_head)
+        self._set_timer(self.limits.headers, self._abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self.counts[self._address] -= 1
-        self._set_timer(0, None)
         super().connection_lost(exc)
+        self._set_timer(0, None)
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes."""
+        """Take what comes; what comes after an early answer is thrown away."""
+        if self._out.lingers:
+            return
         waited = self._waits_for_head()
         self._moved += len(data)
         super().data_received(data)
@@ -61,18 +77,32 @@ class Connection(H11Protocol):
             if waited:
                 self._set_timer(self.limits.pace_every, self._look)
         elif not waited or self._timer is None:
-            self._set_timer(self.limits.headers, self._no_head)
+            self._set_timer(self.limits.headers, self._abort)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Wait for the next request, unless this one is not over: the rest of it is not waited for."""
         super().on_response_complete()
-        if self._waits_for_head():
+        if self.conn.their_state is h11.SEND_BODY:
+            self._out.close()
+        elif self._waits_for_head():
             self._set_timer(None, None)  # the time between requests is uvicorn's to limit
 
     def _waits_for_head(self) -> bool:
         return self.conn.their_state is h11.IDLE
 
-    def _no_head(self) -> None:
+    def _linger(self) -> bool:
+        """Let a client that still sends read its answer: a connection closed at once may take that away from it."""
+        if self.conn.their_state is not h11.SEND_BODY:
+            return False
+        if not self._out.lingers:
+            self._out.lingers = True
+            self.flow.resume_reading()
+            if self._out.can_write_eof():
+                self._out.write_eof()
+            self._set_timer(_LINGER, self._abort)
+        return True
+
+    def _abort(self) -> None:
         self.transport.abort()
 
     def _look(self) -> None:

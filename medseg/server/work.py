@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from medseg.server.spool import remove
 from medseg.volume import LabelMap, Volume, stack_channels
 
 _THREADS = 2
+_ENTRY = 1024  # bytes in the directory of an archive for each file
 _PATIENCE = 0.2  # seconds between two looks whether a job that waits for the device is still wanted
 _log = logging.getLogger("medseg.server")
 
@@ -133,10 +135,10 @@ def check_archive(path: Path, limits: Limits) -> None:
         return
     gate = Gate(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Sparing(path, limits.files * _ENTRY) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        gate.refuse("ARCHIVE", "is a damaged zip archive", "pack it again")
+        gate.refuse("ARCHIVE", "is a damaged zip archive, or holds too many files", "pack it again")
     size, packed = sum(member.file_size for member in members), path.stat().st_size
     if len(members) > limits.files:
         gate.refuse("ARCHIVE", f"holds {len(members)} files", f"give an archive of at most {limits.files}")
@@ -146,11 +148,25 @@ def check_archive(path: Path, limits: Limits) -> None:
         gate.refuse("RATIO", f"says that it holds {size / packed:.0f} times its size", "give the scan unpacked")
 
 
+class _Sparing(io.FileIO):
+    """A file of which only so much is read at a time: the directory of an archive says itself how large it is."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__(path)
+        self._most = most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read."""
+        if size is not None and size > self._most:
+            raise zipfile.BadZipFile
+        return super().read(size) or b""
+
+
 def told(error: Exception, job: Job) -> dict[str, str]:
     """Return code, problem and hint of an error, without any path and any text of the scan in its words."""
     code, problem, hint = explain(error)
     for path in sorted(job.order.files.values(), key=lambda path: -len(str(path))):
-        for text in (f"{path}: ", str(path), str(path.parent), path.name):
+        for text in (f"{path}: ", str(path), str(path.parent)):
             problem = problem.replace(text, "" if text.endswith(": ") else "the scan")
             hint = hint.replace(text, "the scan")
     if not isinstance(error, ScanError | UsageError):

@@ -61,7 +61,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_never_was(whole
     while True:
         process = trial.start("--no-picture", out=out, index=out.with_suffix(".sqlite"))
         if kills == KILLS // CHAINS:
-            out_text, err_text = process.communicate(timeout=120)
+            out_text, err_text = process.communicate(timeout=600)
             break
         if killed(trial, process, chance.uniform(0, seconds), with_workers=chance.random() < 0.3):
             kills += 1
@@ -117,11 +117,11 @@ def test_a_lease_is_taken_over_at_once_and_workers_die_with_their_run(trial):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert trial.states()["running"]
-    ended = trial.run("--no-picture", timeout=60)  # a lease of another computer would hold for five minutes
+    ended = trial.run("--no-picture", timeout=240)  # a lease of another computer would hold for five minutes
     assert (ended.code, ended.err) == (0, "")
-    assert ended.seconds < 30
+    assert ended.seconds < 150
     trial.check_complete(6)
-    check_no_process_is_left(trial, 5)
+    check_no_process_is_left(trial, 60)
 
 
 def test_a_worker_that_is_deaf_dies_with_its_run(trial):
@@ -133,4 +133,4 @@ def test_a_worker_that_is_deaf_dies_with_its_run(trial):
     time.sleep(0.5)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    check_no_process_is_left(trial, 5)
+    check_no_process_is_left(trial, 60)

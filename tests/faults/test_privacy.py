@@ -74,7 +74,7 @@ def check_silence(trial, *texts: str, without: str = "") -> None:
 def test_no_canary_is_anywhere_but_in_dicom_objects(trial):
     fill(trial)
     trial.break_workers(MISDEEDS)
-    ended = trial.run("--time-limit", "4s", "--progress", "json")
+    ended = trial.run("--time-limit", "15s", "--progress", "json")
     assert ended.code == 1
     states = trial.states()
     assert states["done"] >= 4

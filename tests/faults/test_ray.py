@@ -154,7 +154,7 @@ def test_scans_that_hang_or_kill_are_failures_of_their_own(whole, cluster, nodes
         other.scans(8)
         for name in ("hang", "deaf", "die"):
             other.scan(f"{name}.nii.gz")
-        done = other.run(*on(cluster), "--time-limit", "4s")
+        done = other.run(*on(cluster), "--time-limit", "15s")
         assert (done.code, done.err) == (1, "")
         rows = [row for row in other.ledger().values() if row["state"] == "failed"]
         assert sorted(row["code"] for row in rows) == ["TIME_LIMIT", "TIME_LIMIT", "WORKER_DIED"]

@@ -19,7 +19,7 @@ def together(trial, count: int, *words, **places) -> list[tuple[int, str, str]]:
     processes = [trial.start("--no-picture", *words, **places) for _ in range(count)]
     ended = []
     for process in processes:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         ended.append((process.returncode, out, err))
     return ended
 
@@ -58,7 +58,7 @@ def test_a_run_takes_over_what_another_one_leaves(trial):
     trial.wait_for(3, two)
     one.kill()
     one.communicate()
-    _, err = two.communicate(timeout=60)
+    _, err = two.communicate(timeout=240)
     assert (two.returncode, err) == (0, "")
     trial.check_complete(10)
 

@@ -143,7 +143,7 @@ class Trial:
             start_new_session=True,
         )
 
-    def run(self, *more, timeout: float = 240, **places) -> Ended:
+    def run(self, *more, timeout: float = 900, **places) -> Ended:
         """Run `medseg batch` to its end."""
         start = time.monotonic()
         process = self.start(*more, **places)
@@ -154,7 +154,7 @@ class Trial:
         """Run another command of medseg to its end."""
         done = subprocess.run(
             [sys.executable, "-m", "medseg", *map(str, words)],
-            capture_output=True, text=True, cwd=self.folder, env=self.env, timeout=60, check=False,
+            capture_output=True, text=True, cwd=self.folder, env=self.env, timeout=240, check=False,
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr, 0.0)
 
@@ -192,7 +192,7 @@ class Trial:
 
     def wait_for(self, done: int, process: subprocess.Popen, out: Path | None = None) -> None:
         """Wait until so many items are done."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while self.states(out)["done"] < done:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until

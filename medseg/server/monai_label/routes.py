@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
 
 from medseg import __version__
+from medseg.atomic import digest_of
+from medseg.bundle import Bundle
+from medseg.io import suffix_of
 from medseg.server.answers import Rejected, of_job
 from medseg.server.api import client_of
 from medseg.server.desk import DONE, Job, Order
+from medseg.server.intake import Sent
 from medseg.server.monai_label.answer import multipart
-from medseg.server.monai_label.store import FINAL, Datastore, Session, Sessions
+from medseg.server.monai_label.sessions import Session, Sessions
+from medseg.server.monai_label.store import FINAL, Datastore, said
 from medseg.server.service import Service
+from medseg.server.spool import remove
 
 _DESCRIPTION = "medseg: for research use only; not a medical device"
 _STRATEGY = "first"
+_NAME = 200  # characters of a name that a client gives to a scan
+_AGAIN = "send the scan again; in 3D Slicer press 'Upload Volume', or load the volume again"
 
 
 class MonaiLabel:
@@ -53,19 +61,19 @@ class MonaiLabel:
             raise Rejected(404, "DATASTORE", "the server has no folder of scans", "start it with --datastore DIR")
         return self.datastore
 
-    def scan(self, image: str, session_id: str) -> tuple[Path, Session | None]:
-        """Return the file of a scan that was sent before, or of the folder of scans.
+    def scan(self, image: str, session_id: str, client: str) -> tuple[Path, Session | None]:
+        """Return the file of a scan that this client sent before, or of the folder of scans.
 
         Raises
         ------
         Rejected
             If there is none of this name.
         """
-        session = self.sessions.find(session_id) if session_id else self.uploads.find(image)
+        session = self.sessions.find(session_id) if session_id else self.uploads.find(f"{client} {image}")
         if session:
             return session.path, session
         if session_id or self.datastore is None:
-            raise Rejected(404, "IMAGE", "there is no such scan or session, or not any more", "send it again")
+            raise Rejected(404, "IMAGE", "there is no such scan or session, or not any more", _AGAIN)
         return self.datastore.scan(image), None
 
 
@@ -89,11 +97,13 @@ def _add_auth(router: APIRouter, service: Service) -> None:
         return {"enabled": bool(service.settings.token)}
 
     @router.post("/auth/token")
-    async def token(request: Request) -> dict[str, str]:
-        """Give the token to a client that sends it as its password."""
+    async def token(request: Request) -> dict[str, str | None]:
+        """Give the token to a client that sends it as its password; nothing where none is needed."""
         form = parse_qs((await _body(request, 4096)).decode("utf-8", "replace"))
         password = form.get("password", [""])[0]
-        if service.settings.token and not service.settings.knows_token(password):
+        if not service.settings.token:
+            return {"access_token": None, "token_type": None}
+        if not service.settings.knows_token(password):
             raise Rejected(401, "TOKEN", "the password is not the token of this server", "any user name will do")
         return {"access_token": password, "token_type": "bearer"}
 
@@ -106,25 +116,16 @@ def _add_auth(router: APIRouter, service: Service) -> None:
 def _add_info(router: APIRouter, shared: MonaiLabel) -> None:
     @router.get("/info/")
     async def info() -> dict[str, Any]:
-        """Tell which models there are."""
+        """Tell which models there are, of those that take one scan: the module can send no more."""
         shelf, store = shared.service.shelf, shared.datastore
-        cards = [shelf.card(name) for name in shelf.names]
+        cards = [card for card in map(shelf.card, shelf.names) if len(card.plan.channels) == 1]
         tags = await asyncio.to_thread(store.labels) if store else {}
         return {
             "name": "medseg",
             "description": _DESCRIPTION,
             "version": __version__,
             "labels": list(dict.fromkeys(label.name for card in cards for label in card.plan.labels)),
-            "models": {
-                card.card.name: {
-                    "type": "segmentation",
-                    "labels": label_names([label.name for label in card.plan.labels]),
-                    "dimension": card.plan.axes,
-                    "description": card.card.summary,
-                    "config": {},
-                }
-                for card in cards
-            },
+            "models": {card.card.name: _model_info(card) for card in cards},
             "trainers": {},
             "strategies": {_STRATEGY: {"description": "the first scan without a label map"}} if store else {},
             "scoring": {},
@@ -138,30 +139,43 @@ def _add_info(router: APIRouter, shared: MonaiLabel) -> None:
         if strategy != _STRATEGY:
             raise Rejected(404, "STRATEGY", "there is no such strategy", f"there is: {_STRATEGY}")
         found = await asyncio.to_thread(shared.datastore.first_without_label) if shared.datastore else None
-        return {"id": found[0], "name": found[1].name} if found else {}
+        if found is None:
+            return {}
+        name, path = found  # by the checksum 3D Slicer sees that a file of this name, fetched before, is another one
+        return {"id": name, "name": path.name, "checksum": f"SHA256:{await asyncio.to_thread(digest_of, path)}"}
 
-    @router.api_route("/train/{rest:path}", methods=["GET", "POST", "DELETE"])
+    @router.api_route("/train/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
     async def train(rest: str) -> Response:  # noqa: ARG001 - whatever it is
         """Tell that nothing is trained here."""
         raise Rejected(404, "TRAIN", "nothing is trained here", "use `medseg train`")
 
 
+def _model_info(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "type": "segmentation",
+        "labels": label_names([label.name for label in bundle.plan.labels]),
+        "dimension": bundle.plan.axes,
+        "description": bundle.card.summary,
+        "config": {},
+    }
+
+
 def _add_sessions(router: APIRouter, shared: MonaiLabel) -> None:
     @router.put("/session/")
-    async def create(request: Request) -> dict[str, Any]:
-        """Keep a scan for a while."""
+    async def create(request: Request, expiry: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:
+        """Keep a scan for a while: `expiry` seconds after it was last asked for, or as long as the server keeps any."""
         sent = await shared.service.receive(request)
         path = shared.service.only_file(sent)
-        session = shared.sessions.add(secrets.token_urlsafe(16), path)
-        return {"session_id": session.name, "session_info": _session_info(session, shared)}
+        session = await asyncio.to_thread(shared.sessions.add, secrets.token_urlsafe(16), path, keep=expiry)
+        return {"session_id": session.name, "session_info": _session_info(session)}
 
     @router.get("/session/{name}")
     async def find(name: str) -> dict[str, Any]:
         """Tell whether a scan is still there."""
         session = shared.sessions.find(name)
         if session is None:
-            raise Rejected(404, "SESSION", "there is no such session, or not any more", "send the scan again")
-        return _session_info(session, shared)
+            raise Rejected(404, "SESSION", "there is no such session, or not any more", _AGAIN)
+        return _session_info(session)
 
     @router.delete("/session/{name}")
     async def drop(name: str) -> dict[str, Any]:
@@ -173,25 +187,41 @@ def _add_sessions(router: APIRouter, shared: MonaiLabel) -> None:
 
 def _add_datastore(router: APIRouter, shared: MonaiLabel) -> None:
     @router.get("/datastore/")
-    async def scans(output: str = "all") -> dict[str, Any]:
-        """List scans and their labels."""
-        store = shared.store()
-        found = await asyncio.to_thread(store.labels)
-        if output == "stats":
-            return {"total": len(found), "completed": sum(FINAL in tags for tags in found.values())}
-        objects = {
-            name: {"labels": {tag: {"ext": ".nii.gz", "info": store.about(path)} for tag, path in tags.items()}}
-            for name, tags in found.items()
-        }
-        return {"name": "medseg", "objects": objects}
+    async def scans(output: Literal["stats", "all"] = "stats") -> dict[str, Any]:
+        """Count scans, or list them with their labels."""
+        return await asyncio.to_thread(_listing, shared.store(), whole=output == "all")
 
     @router.put("/datastore/")
-    async def upload(request: Request, image: str) -> dict[str, str]:
-        """Keep a scan for a while, under the name that the client gives."""
-        path = shared.service.only_file(await shared.service.receive(request))
-        shared.uploads.add(image[:200], path)
+    @router.put("/datastore/image")
+    async def upload(request: Request, image: Annotated[str, Query(min_length=1, max_length=_NAME)]) -> dict[str, str]:
+        """Keep a scan under the name that the client gives: in the folder of scans; without one, for a while."""
+        service, store = shared.service, shared.datastore
+        sent = await service.receive(request)
+        path, client = service.only_file(sent), _client(request, _params(sent))
+        if store is None:
+            await asyncio.to_thread(shared.uploads.add, f"{client} {image}", path)
+            return {"image": image}
+        try:
+            await asyncio.to_thread(store.add, image, path)
+        finally:
+            service.drop(sent)
         return {"image": image}
 
+    @router.put("/datastore/label")
+    async def save(request: Request, image: str, tag: str = FINAL) -> dict[str, str]:
+        """Keep a label map that a person drew."""
+        sent = await shared.service.receive(request)
+        try:
+            store, file = shared.store(), shared.service.only_file(sent)
+            await asyncio.to_thread(store.save, image, tag or FINAL, file, _params(sent))
+        finally:
+            shared.service.drop(sent)
+        return {"image": image, "label": image}
+
+    _add_downloads(router, shared)
+
+
+def _add_downloads(router: APIRouter, shared: MonaiLabel) -> None:
     @router.get("/datastore/image")
     async def image(image: str) -> FileResponse:
         """Return a scan of the folder."""
@@ -206,17 +236,16 @@ def _add_datastore(router: APIRouter, shared: MonaiLabel) -> None:
             raise Rejected(404, "LABEL", "there is no such label map", "see GET /datastore/?output=all")
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
-    @router.put("/datastore/label")
-    async def save(request: Request, image: str, tag: str = FINAL) -> dict[str, str]:
-        """Keep a label map that a person drew."""
-        store = shared.store()
-        sent = await shared.service.receive(request)
-        try:
-            file = shared.service.only_file(sent)
-            await asyncio.to_thread(store.save, image, tag or FINAL, file, _params(sent.fields.get("params", "{}")))
-        finally:
-            shared.service.drop(sent)
-        return {"image": image, "label": image}
+
+def _listing(store: Datastore, *, whole: bool) -> dict[str, Any]:
+    found = store.labels()
+    if not whole:
+        return {"total": len(found), "completed": sum(FINAL in tags for tags in found.values())}
+    objects = {
+        name: {"labels": {tag: {"ext": suffix_of(path), "info": store.about(path)} for tag, path in tags.items()}}
+        for name, tags in found.items()
+    }
+    return {"name": "medseg", "objects": objects}
 
 
 def _add_infer(router: APIRouter, shared: MonaiLabel) -> None:
@@ -230,17 +259,16 @@ def _add_infer(router: APIRouter, shared: MonaiLabel) -> None:
     ) -> Response:
         """Segment a scan that is sent along, or was before, or lies in the folder."""
         service = shared.service
-        name = service.model(model)
-        sent = await service.receive(request)
-        said = _params(sent.fields.get("params", "{}"))
-        sent.files.pop("label", None)  # scribbles: no model here looks at them
+        sent = await service.receive(request)  # first of all: a client that is answered while it sends sees a reset
         session: Session | None = None
         try:
+            name, client = service.model(model), _client(request, _params(sent))
+            sent.files.pop("label", None)  # scribbles: no model here looks at them
             if sent.files:
                 files = service.files_for(sent, name)
             else:
                 service.drop(sent)
-                path, session = await asyncio.to_thread(shared.scan, image, session_id)
+                path, session = await asyncio.to_thread(shared.scan, image, session_id, client)
                 files = service.one_channel(name, path)
         except Rejected:
             service.drop(sent)
@@ -250,7 +278,7 @@ def _add_infer(router: APIRouter, shared: MonaiLabel) -> None:
         if session:
             shared.sessions.use(session, 1)
         try:
-            job = service.submit(order, client_of(request, str(said.get("client_id", ""))))
+            job = service.submit(order, client)
             if not await service.finish(job, request):
                 return Response(status_code=499)
         finally:
@@ -270,7 +298,8 @@ async def _answer(job: Job, output: str, kind: str, service: Service) -> Respons
     path = job.results[kind]
     name = f"medseg-{job.name[:8]}{'.dcm' if kind == 'dicom-seg' else '.nii.gz'}"
     if output in {"image", "dicom_seg"}:
-        return FileResponse(path, media_type="application/octet-stream", filename=name, background=forget)
+        media = "application/dicom" if output == "dicom_seg" else "application/octet-stream"
+        return FileResponse(path, media_type=media, filename=name, background=forget)
     content = await asyncio.to_thread(path.read_bytes)
     return multipart(told, name, content, background=forget)
 
@@ -291,16 +320,22 @@ def label_names(names: list[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names, start=1)}
 
 
-def _session_info(session: Session, shared: MonaiLabel) -> dict[str, Any]:
-    return {"name": session.name, "expiry": int(shared.service.settings.limits.keep)}
+def _session_info(session: Session) -> dict[str, Any]:
+    return {"name": session.name, "expiry": int(session.keep)}
 
 
-def _params(text: str) -> dict[str, Any]:
+def _params(sent: Sent) -> dict[str, Any]:
+    """Return what a client says beside its files, or refuse it; then they are removed."""
     try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Rejected(400, "PARAMS", "params is no JSON", "send an object") from None
-    return said if isinstance(said, dict) else {}
+        return said(sent.fields.get("params") or "{}")
+    except ValueError:
+        remove(sent.folder)
+        raise Rejected(400, "PARAMS", "params is no JSON that can be taken", "send a flat object") from None
+
+
+def _client(request: Request, params: Mapping[str, Any]) -> str:
+    """Return whose request it is."""
+    return client_of(request, str(params.get("client_id") or ""))
 
 
 async def _body(request: Request, most: int) -> bytes:
