@@ -62,7 +62,7 @@ def test_the_python_blocks_run(desk, capsys):
 
 
 def test_the_commands_run(desk, monkeypatch):
-    monkeypatch.setattr("medseg.training.request.DEFAULT_MINUTES", 0.2)
+    monkeypatch.setattr("medseg.training.request.DEFAULT_MINUTES", 0.5)
     monkeypatch.setattr("uvicorn.Server.should_exit", property(lambda _: True, lambda *_: None), raising=False)
     lines = re.findall(r"^(medseg .*)$", README, re.MULTILINE)
     assert len(lines) >= 6

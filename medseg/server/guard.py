@@ -106,9 +106,9 @@ class Guard:
             raise Rejected(415, "ENCODING", "the body is compressed as a whole", "send it as it is")
         length = headers.get("content-length", "0")
         if len(headers.getlist("content-length")) > 1 or not re.fullmatch(r"[0-9]{1,19}", length):
-            raise Rejected(400, "LENGTH", "the length of the body is no number", "send a Content-Length, or chunks")
+            raise _odd_length("is no number")
         if "content-length" in headers and "transfer-encoding" in headers:
-            raise Rejected(400, "LENGTH", "the length of the body is said twice", "send a Content-Length, or chunks")
+            raise _odd_length("is said twice")
         if int(length) > own.limits.upload:
             raise self._too_large()
         free = self._is_open(scope) or _is_preflight(scope, headers)
@@ -150,6 +150,12 @@ class Guard:
 async def _answer(answer: Response, scope: Scope, receive: Receive, send: Send, *, begun: bool) -> None:
     if not begun:
         await answer(scope, receive, send)
+
+
+def _odd_length(problem: str) -> Rejected:
+    """Return a refusal that ends the connection: where the next request begins is not certain."""
+    hint, headers = "send a Content-Length, or chunks", {"connection": "close"}
+    return Rejected(400, "LENGTH", f"the length of the body {problem}", hint, headers=headers)
 
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:

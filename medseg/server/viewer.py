@@ -18,6 +18,7 @@ VERSION = "0.69.0"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"  # of the file in the package
 _MEMBER = "package/dist/niivue.umd.js"
 _MOST = 64 << 20  # bytes of that file
+_PATIENCE = 300.0  # seconds for npm
 
 
 def viewer_file() -> Path | None:
@@ -54,13 +55,17 @@ def get_viewer() -> Path:
 
 
 def _packed(npm: str, folder: Path) -> Path:
-    done = subprocess.run(  # noqa: S603 - a fixed command, and no shell
-        [npm, "pack", "--silent", f"@niivue/niivue@{VERSION}"],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    failed = UsageError("npm could not fetch the viewer", hint="try `npm view @niivue/niivue version` to see why")
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed command, and no shell
+            [npm, "pack", "--silent", "--ignore-scripts", f"@niivue/niivue@{VERSION}"],
+            cwd=folder, capture_output=True, text=True, check=False, timeout=_PATIENCE,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise failed from None
     name = done.stdout.strip().rpartition("\n")[2]
     if done.returncode or not name or not (folder / name).is_file():
-        raise UsageError("npm could not fetch the viewer", hint="try `npm view @niivue/niivue version` to see why")
+        raise failed
     return folder / name
 
 

@@ -192,7 +192,9 @@ def _delivery(job: Job, scan: Volume) -> Delivery:
             "a NIfTI, NRRD or MetaImage scan cannot have DICOM results", hint="ask for format=nifti or seg.nrrd"
         )
     optional = tuple(DICOM_FORMATS) if set(formats) & set(FORMATS) else ()
-    return Delivery((Path("scan"),), plan_targets("segmentation", job.folder, formats), optional=optional, name="scan")
+    picture = job.order.planes or len(formats) > 1  # one result by itself goes without: to draw takes long
+    targets = plan_targets("segmentation", job.folder, formats, picture=picture)
+    return Delivery((Path("scan"),), targets, optional=optional, name="scan")
 
 
 def numbered(labels: LabelMap) -> LabelMap:

@@ -19,7 +19,7 @@ import pytest
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
-_WAIT = 15  # seconds, on a busy machine
+_WAIT = 120  # seconds, on a busy machine
 _LOOK = 0.05
 _KEYS = {"ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Escape": 27, "Tab": 9}
 # the browser reads commands from file 3 and answers into file 4

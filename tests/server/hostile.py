@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import time
 from dataclasses import dataclass, field
@@ -35,8 +37,7 @@ class Reply:
     @property
     def statuses(self) -> list[int]:
         """Return the status of each answer, in order."""
-        lines = [line for line in self.raw.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
-        return [int(line.split()[1]) for line in lines]
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) [A-Z]", self.raw)]
 
     @property
     def status(self) -> int:
@@ -97,6 +98,7 @@ class Watch:
     before: dict[Path, tuple[int, int]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._spool = self.server.folder / "XDG_CACHE_HOME" / "medseg" / "serve"
         self.before = self._outside()
         self.scan = self.server.scan.read_bytes()
 
@@ -120,18 +122,17 @@ class Watch:
         known = f"Authorization: Bearer {token or 'none'}"
         reply = talk(self.server.port, head("GET /health HTTP/1.1", self.server.port, known))
         queue = json.loads(reply.raw.partition(b"\r\n\r\n")[2])["queue"]
-        files = [path for path in self.server.spool() if path.name != ".lock"]
+        files = [name for _, _, names in os.walk(self._spool) for name in names if name != ".lock"]
         return [*files, *(name for name in ("waiting", "running") if queue[name])]
 
     def _outside(self) -> dict[Path, tuple[int, int]]:
         """Return size and time of every file outside the spool."""
-        own = self.server.folder / "XDG_CACHE_HOME" / "medseg" / "serve"
-        files = [path for path in self.server.folder.rglob("*") if path.is_file() and own not in path.parents]
-        return {
-            path: (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in files
-            if path.name != "log" and "matplotlib" not in path.parts
-        }
+        found = {}
+        for place, folders, names in os.walk(self.server.folder):
+            folders[:] = [name for name in folders if name != "matplotlib" and Path(place, name) != self._spool]
+            for path in (Path(place, name) for name in names if name != "log"):
+                found[path] = (path.stat().st_size, path.stat().st_mtime_ns)
+        return found
 
 
 def with_limits(**limits: float) -> str:

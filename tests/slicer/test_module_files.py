@@ -275,7 +275,7 @@ def test_a_program_that_is_not_there_is_told_and_nothing_can_be_segmented(panel)
 def test_the_script_of_the_page_runs(slicer, tmp_path, monkeypatch):
     page = (ROOT / "docs" / "slicer.md").read_text()
     (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(script.strip().splitlines()) <= 10
+    assert len([line for line in script.splitlines() if line.strip()]) <= 10
     volume = add_volume(slicer, sample_as_nrrd(tmp_path / "a.nrrd"))
     slicer.util.getNode = {"t1_hippocampus": volume}.__getitem__
     slicer.util.exportNode = lambda node, path: Path(path).write_bytes(Path(node.file).read_bytes())

@@ -98,7 +98,7 @@ class Process:
         if os.name == "nt":
             return  # without its first process there is no tree to be found
         try:
-            os.kill(self._child.pid, signal.SIGKILL)
+            os.killpg(self._child.pid, signal.SIGKILL)
         except ProcessLookupError:
             return  # nobody is left
         except PermissionError:
