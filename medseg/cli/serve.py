@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,15 @@ def serve(
             upload=parse_bytes(max_upload), voxels=parse_bytes(max_voxels), queue=queue, keep=parse_seconds(keep)
         ),
     )
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("medseg.server").setLevel(logging.INFO)
+    _log(debug=debug)
     serve(settings, ready=lambda address: print(f"medseg answers at {address}/ (Ctrl+C ends it)", flush=True))
+
+
+def _log(*, debug: bool) -> None:
+    """Log what the server says; what other packages say may quote a scan, and is left out without --debug."""
+    handler = logging.StreamHandler(sys.stderr)
+    if not debug:
+        handler.addFilter(logging.Filter("medseg"))
+        warnings.simplefilter("ignore")
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, handlers=[handler])
+    logging.getLogger("medseg.server").setLevel(logging.INFO)

@@ -78,7 +78,7 @@ class Elements:
 
     def text(self, tag: int) -> str:
         """Return a value as text, '' where there is none; only for elements of plain letters."""
-        return self.values.get(tag, b"").rstrip(b"\0 ").lstrip().decode("ascii", "replace")
+        return self.values.get(tag, b"").rstrip(b"\0 ").lstrip().decode("ascii", "replace").replace("\ufffd", "?")
 
     def texts(self, tag: int) -> list[str]:
         """Return the parts of a value with several."""

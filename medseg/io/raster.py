@@ -7,6 +7,7 @@ along a row, j down the columns, channels are the colours.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,8 @@ def _opened(path: Path, gate: Gate) -> Iterator[Image.Image]:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         gate.refuse("MEMORY", f"is too large for a picture ({error})", "cut it into parts")
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # all that Pillow's decoders raise
+    except (OSError, SyntaxError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
+        # all that Pillow's decoders raise
         gate.refuse("DAMAGED", f"cannot be decoded ({error})", "save the picture again from its source")
 
 

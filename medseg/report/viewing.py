@@ -103,7 +103,9 @@ class Kept:
             raise UsageError("there is nothing of this name in 3D", hint="choose from: scan, labels")
         path = self._folder / f"solid_{which}.nii.gz"
         if not path.is_file():
-            array = np.lib.format.open_memmap(self._folder / (_SCAN if which == "scan" else _LABELS), "r")
+            array: npt.NDArray[Any] = np.lib.format.open_memmap(
+                self._folder / (_SCAN if which == "scan" else _LABELS), "r"
+            )
             step = math.ceil((array.size / _SOLID) ** (1 / 3))
             array = array[::step, ::step, ::step]
             if which == "labels":

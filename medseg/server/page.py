@@ -104,7 +104,7 @@ def _route(method: str, path: str, about: dict[str, Any]) -> str:
     words = "".join(f"<p>{html.escape(each)}</p>" for each in about.get("description", "").split("\n\n") if each)
     table = f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>' if rows else ""
     return (
-        f'<article class="route"><h3><span class="method">{method.upper()}</span> <code>{html.escape(path)}</code></h3>'
+        f'<article class="route"><h3><code>{method.upper()} {html.escape(path)}</code></h3>'
         f"{words}{body}{table}</article>"
     )
 

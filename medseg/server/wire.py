@@ -12,7 +12,27 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medseg.server.settings import Limits
 
+_PIECES, _CRUMB = 4096, 16  # of a body: after so many, they must have so many bytes on average
 _LINGER = 2.0  # seconds for a client to take an answer that came before its request was over
+
+
+class _Parser(h11.Connection):
+    """What makes requests of bytes, unless they come in crumbs: each costs as much as a large piece."""
+
+    def __init__(self, most: int | None) -> None:
+        super().__init__(h11.SERVER, **({"max_incomplete_event_size": most} if most else {}))
+        self._pieces = self._bytes = 0
+
+    def next_event(self) -> Any:
+        """Return what comes next."""
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._pieces, self._bytes = self._pieces + 1, self._bytes + len(event.data)
+            if self._pieces > _PIECES and self._bytes < _CRUMB * self._pieces:
+                raise h11.RemoteProtocolError("a body of crumbs")
+        elif isinstance(event, h11.EndOfMessage):
+            self._pieces = self._bytes = 0
+        return event
 
 
 class _Outlet:
@@ -50,6 +70,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, unless there are too many."""
         super().connection_made(transport)
+        self.conn = _Parser(self.config.h11_max_incomplete_event_size)
         self.transport = self._out = _Outlet(transport, self._linger)  # type: ignore[assignment]
         self._address = str((transport.get_extra_info("peername") or ("",))[0])
         self._moved, self._before = 0, (0, 0)

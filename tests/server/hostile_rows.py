@@ -121,6 +121,7 @@ HEADS = {
     "a chunk of a huge size": (
         chunked(b"F" * 40 + b"\r\nabc"), BAD,
     ),
+    "a body of crumbs": (chunked(b"1\r\na\r\n" * 300_000), BAD),
     "chunks within chunks": (asked("POST /predict HTTP/1.1", "Transfer-Encoding: chunked, chunked"), BAD),
     "another encoding of chunks": (asked("POST /predict HTTP/1.1", "Transfer-Encoding: gzip, chunked"), BAD),
     "a length that is too large": (asked("POST /predict HTTP/1.1", f"Content-Length: {MOST + 1}"), TOO_LARGE),
@@ -196,6 +197,11 @@ FILES = {
     "DICOM that inflates": (filed(lambda: dicom(deflated=True, body=deflated_zeros(64 << 20)), "a.dcm"), {413, 422}),
     "DICOM of 65535 squared": (filed(lambda: dicom(Rows=65535, Columns=65535), "a.dcm"), {413, 422}),
     "DICOM of names": (filed(lambda: dicom(Rows=0), f"{CANARY}.dcm"), ODD),
+    "DICOM of UIDs that are none": (
+        lambda p: post("/predict?format=dicom-seg", p, dicom().replace(b"1.2.3.4\0", b"1.2.\xff4\0")), {200, 422},
+    ),
+    "a TIFF of no size": (filed(b"II*\0\x08\0\0\0\0\0\0\0\0\0", "a.tiff"), ODD),
+    "a TIFF that goes round": (filed(b"II*\0\x08\0\0\0\0\0\x08\0\0\0", "a.tiff"), ODD),
     "a zip archive of zeros": (filed(lambda: packed({"a.dcm": bytes(64 << 20)})), {413}),
     "a zip archive of 40 thousand files": (filed(directory_of(40_000)), ODD),
     "a zip archive of a bomb": (filed(packed({"a.zip": packed({"b": bytes(8 << 20)})})), ODD),

@@ -27,9 +27,11 @@ export class Job {
     this.begun = performance.now();
     this.item = document.getElementById("job").content.firstElementChild.cloneNode(true);
     this.part(".name").textContent = `${name}, ${model}`;
-    for (const [button, act] of [["cancel", () => this.cancel()], ["look", () => on.look(this)], ["remove", () => this.remove()]]) {
-      this.part(`.${button}`).addEventListener("click", act);
-      this.part(`.${button}`).setAttribute("aria-label", `${this.part(`.${button}`).textContent} ${name}`);
+    const acts = { cancel: () => this.cancel(), look: () => on.look(this), remove: () => this.remove() };
+    for (const [kind, act] of Object.entries(acts)) {
+      const button = this.part(`.${kind}`);
+      button.addEventListener("click", act);
+      button.setAttribute("aria-label", `${button.textContent} ${name}`);
     }
   }
 
@@ -96,7 +98,7 @@ export class Job {
 
   fail(error) {
     this.become("failed", "Failed");
-    showProblem(this.part(".problem"), error);
+    showProblem(this.part(".problem"), error, this.name);
     const option = Object.keys(OPTIONS).find((each) => error.hint?.includes(each));
     if (option) this.part(".problem").append(`\nOn this page: Options, "${OPTIONS[option]}".`);
   }
@@ -155,13 +157,14 @@ export class Job {
     const bar = this.part("progress");
     if (fraction === null) bar.removeAttribute("value");
     else bar.value = fraction;
-    if (!this.part(".cancel").disabled || !ACTIVE.includes(this.item.dataset.state)) this.part(".state").textContent = words;
+    const cancelling = this.part(".cancel").disabled && ACTIVE.includes(this.item.dataset.state);
+    if (!cancelling) this.part(".state").textContent = words;
   }
 }
 
-/** Say what went wrong, and what to do. */
-export function showProblem(place, { code, problem, hint }) {
-  const sentence = problem.charAt(0).toUpperCase() + problem.slice(1);
+/** Say what went wrong, with what, and what to do. */
+export function showProblem(place, { code, problem, hint }, name = "") {
+  const sentence = name ? `${name}: ${problem}` : problem.charAt(0).toUpperCase() + problem.slice(1);
   place.textContent = `${sentence}.\n${hint}`;
   place.dataset.code = code;
   place.hidden = false;

@@ -84,10 +84,12 @@ function choose(channel, scans) {
   const several = chosenModel().channels.length > 1;
   if (several && scans.length > 1) return refuse("Give one scan for each channel.");
   const large = scans.find((scan) => bytesOf(scan) > settings.upload || scan.files.length > settings.files);
-  if (large) return refuse(`${large.name}: the server takes at most ${readable(settings.upload)} and ${settings.files} files.`);
+  const most = `${readable(settings.upload)} and ${settings.files} files`;
+  if (large) return refuse(`${large.name}: the server takes at most ${most}.`);
   chosen.set(channel, scans);
   const zone = [...at("drops").children].find((each) => each.dataset.channel === channel);
-  zone.querySelector(".chosen").textContent = scans.map((scan) => `${scan.name} (${readable(bytesOf(scan))})`).join("\n");
+  const names = scans.map((scan) => `${scan.name} (${readable(bytesOf(scan))})`);
+  zone.querySelector(".chosen").textContent = names.join("\n");
   zone.classList.toggle("filled", scans.length > 0);
   const channels = several ? chosenModel().channels : [""];
   at("send").disabled = !channels.every((each) => chosen.get(each)?.length);

@@ -81,13 +81,18 @@ export class Planes {
       picture.setPointerCapture(event.pointerId);
       this.meet(view, event);
     });
-    picture.addEventListener("pointermove", (event) => picture.hasPointerCapture(event.pointerId) && this.meet(view, event));
+    picture.addEventListener("pointermove", (event) => {
+      if (picture.hasPointerCapture(event.pointerId)) this.meet(view, event);
+    });
   }
 
   /** Let the other planes go through a point of one. */
   meet(view, event) {
     const box = view.part(".picture").getBoundingClientRect();
-    const parts = { [view.right]: (event.clientX - box.left) / box.width, [view.down]: (event.clientY - box.top) / box.height };
+    const parts = {
+      [view.right]: (event.clientX - box.left) / box.width,
+      [view.down]: (event.clientY - box.top) / box.height,
+    };
     for (const other of this.views) {
       if (other !== view && other.across in parts) this.go(other, Math.floor(parts[other.across] * other.planes));
     }

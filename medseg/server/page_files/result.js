@@ -63,7 +63,8 @@ export async function openResult(job, settings) {
   await guarded(async () => {
     const about = await (await ask(`/jobs/${encodeURIComponent(job.id)}/planes`)).json();
     if (open !== mine) return;
-    mine.planes = new Planes(at("planes"), job.id, about, (error) => open === mine && showProblem(at("result-problem"), error));
+    const failed = (error) => open === mine && showProblem(at("result-problem"), error);
+    mine.planes = new Planes(at("planes"), job.id, about, failed);
     showLabels(report.labels, about.labels);
     at("open-solid").hidden = !(settings.viewer && about.physical && about.views.length === 3);
   });
@@ -104,7 +105,8 @@ function showVerdict(qc) {
   const head = element("p", "", element("span", "sign", sign), element("strong", "", word), `: ${meaning}`);
   head.querySelector(".sign").setAttribute("aria-hidden", "true");
   const reasons = qc.reasons.map((reason) => {
-    const item = element("li", reason.severity, `${reason.detail} `, element("code", "", reason.code));
+    const item = element("li", "", `${reason.detail} `, element("code", "", reason.code));
+    item.dataset.severity = reason.severity;
     return item;
   });
   at("verdict").dataset.verdict = qc.verdict;

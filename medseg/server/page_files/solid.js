@@ -23,7 +23,7 @@ export async function openSolid(job, planes) {
     view.addVolume(scan);
     map.setColormapLabel(colours(planes.about.labels, planes.hidden));
     view.addVolume(map);
-    view.scene.crosshairPos = planes.meeting.map((fraction) => 1 - fraction); // from left, back, down to right, front, up
+    view.scene.crosshairPos = planes.meeting.map((fraction) => 1 - fraction); // those count to left, back, down
     fade();
     at("solid-said").textContent = "";
     dialog.dataset.state = "shown";
