@@ -95,6 +95,8 @@ class Crew:
         with self._computing(job):
             predictor = self._shelf.predictor(order.model)
             case = answer(work, scan, predictor, seconds=seconds, progress=progress)
+        if file := predictor.bundle.file:  # where models lie here is nobody's business elsewhere
+            case.report["notes"] = [note.replace(str(file), file.name) for note in case.report["notes"]]
         if order.numbered:
             case = replace(case, prediction=replace(case.prediction, labels=numbered(case.prediction.labels)))
         with Outputs() as outputs:

@@ -58,9 +58,11 @@ def test_it_is_refused_and_leaves_nothing_behind(watch, row):
     ["../../../canary.nii.gz", "/tmp/canary.nii.gz", "..\\..\\canary.nii.gz", "%2e%2e%2fcanary.nii.gz", "\0", ""],
 )
 def test_a_scan_is_taken_under_a_number_whatever_its_name_is(watch, name):
-    reply = talk(watch.server.port, post("/predict", watch.server.port, upload(watch.scan, f"{name}{CANARY}"), FORM))
+    body = upload(watch.scan, f"{name}{CANARY}")
+    reply = talk(watch.server.port, post("/predict?format=json", watch.server.port, body, FORM))
     assert reply.status == 200 or ("\0" in name and reply.status == 400)
     assert CANARY.encode() not in reply.raw
+    assert str(watch.server.folder).encode() not in reply.raw
     watch.check()
 
 
