@@ -272,11 +272,12 @@ def wheel(folder):
 def test_a_real_environment_is_made_from_a_wheel_and_answers(tmp_path):
     wish = Wish(str(wheel(tmp_path)), torch="default", which=lambda name: sys.executable if name == "python3" else None)
     folder = tmp_path / "user data"
-    settings = {**os.environ, "PIP_NO_INDEX": "1"}
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PIP_NO_INDEX": "1"}
     chain = Chain(install.install(folder, wish), Process, settings, tmp_path / "output")
     until(lambda: chain.tick() is not None and chain.finished)
     assert chain.problem == ""
     found = install.find({"PATH": ""}, folder=folder)
-    said = subprocess.run([*found.words, "--version"], capture_output=True, text=True, check=True).stdout
+    words = [*found.words, "--version"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, env=settings).stdout
     assert said == "medseg 9.8.7\n"
     assert list(folder.glob("env-*")) == [Path(found.where)]
