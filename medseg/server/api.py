@@ -300,7 +300,7 @@ async def _events(job: Job, service: Service) -> AsyncIterator[str]:
             if text != said or silent > _BEAT:
                 yield f"event: {'end' if job.ended else 'progress'}\ndata: {text}\n\n"
                 said, silent = text, 0.0
-            if job.ended:
+            if job.ended or service.desk.closed:
                 return
             await asyncio.sleep(_LOOK)
             silent += _LOOK

@@ -121,6 +121,11 @@ class Desk:
         self._changed = Condition()
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is done any more."""
+        return self._closed
+
     def submit(self, job: Job) -> None:
         """Let a job wait for its turn.
 

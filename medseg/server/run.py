@@ -60,15 +60,20 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             ssl_keyfile=settings.key,
         )
         _load(config)
-        _Server(config, lambda: ready(_address(settings, listener))).run([listener])
+        _Server(config, lambda: ready(_address(settings, listener)), service.desk.close).run([listener])
 
 
 class _Server(uvicorn.Server):
     """A server that says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._ending = ready, ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; who waits for a job is told so."""
+        self._ending()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin."""

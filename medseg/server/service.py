@@ -136,8 +136,18 @@ class Service:
         return job
 
     async def finish(self, job: Job, request: Request) -> bool:
-        """Wait until a job has ended; return whether the client is still there, or else cancel it."""
+        """Wait until a job has ended; return whether the client is still there, or else cancel it.
+
+        Raises
+        ------
+        Rejected
+            If the server ends first.
+        """
         while not job.ended:
+            if self.desk.closed:
+                raise Rejected(
+                    503, "ENDING", "the server ends", "send the scan again later", headers={"retry-after": "60"}
+                )
             if await request.is_disconnected():
                 self.desk.forget(job)
                 return False

@@ -5,11 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from conftest import random_bundle
+from conftest import random_bundle, smooth_scan
 from serving import served
+
+import medseg
 
 
 def run(folder, *words):
@@ -81,6 +84,29 @@ def test_it_ends_when_told_to_and_leaves_nothing(tmp_path, how):
         assert code in {0, 130, -how}
         assert "Traceback" not in server.log()
         assert not [path for path in server.spool() if path.name != ".lock" or path.parent.name != "serve"]
+
+
+SLOW = """
+import time
+from medseg.networks.unet import UNet
+forward = UNet.forward
+def slowly(self, x):
+    time.sleep(0.4)
+    return forward(self, x)
+UNet.forward = slowly
+"""
+
+
+def test_who_waits_is_told_that_the_server_ends(tmp_path):
+    with served(tmp_path, site=SLOW) as server, ThreadPoolExecutor() as pool:
+        medseg.write(smooth_scan((16, 16, 1600)), tmp_path / "long.nii.gz")
+        files = {"file": (tmp_path / "long.nii.gz").read_bytes()}
+        waiting = pool.submit(httpx.post, f"{server.url}/predict", files=files, timeout=240)
+        while not httpx.get(f"{server.url}/health", timeout=60).json()["queue"]["running"]:
+            assert not waiting.done()
+        server.stop()
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ENDING")
 
 
 def test_what_it_keeps_is_for_this_user_alone(tmp_path):
