@@ -49,10 +49,12 @@ def test_each_scan_has_its_own_and_a_larger_one_takes_longer(estimates):
 
 def test_probabilities_take_time_and_memory(estimates):
     scan = smooth_scan((90, 80, 70))
-    (without,) = estimates(scan)
-    (with_them,) = estimates(scan, words=("--probabilities",))
-    assert with_them["seconds"]["write"] > 3 * without["seconds"]["write"]
-    assert with_them["seconds"]["restore"] > without["seconds"]["restore"]
+
+    def least(part, *words):  # of several: a busy machine makes any of them longer
+        return min(estimates(scan, words=words)[0]["seconds"][part] for _ in range(3))
+
+    assert least("write", "--probabilities") > 3 * least("write")
+    assert least("restore", "--probabilities") > least("restore")
     predictor = Predictor(random_bundle(), device="cpu", backend="torch")
     kept = [predictor.estimate(scan, probabilities=wanted).host for wanted in (False, True)]
     assert kept[1] - kept[0] > 3 * 4 * 90 * 80 * 70
