@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import DEBUG, REPAIR, SUV
+from medseg.cli.options import BACKEND, DEBUG, MIRROR, OVERLAP, PRECISION, REPAIR, SUV
 from medseg.cli.progress import Style
 
 
@@ -49,10 +49,10 @@ def batch(
     ] = "auto",
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes on each device.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads of each.")] = None,
-    backend: Annotated[str, typer.Option("--backend", metavar="B", help="As for `medseg predict`.")] = "auto",
-    precision: Annotated[str | None, typer.Option("--precision", metavar="P", help="Likewise.")] = None,
-    overlap: Annotated[float | None, typer.Option("--overlap", metavar="F", help="Likewise.")] = None,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Likewise.")] = False,
+    backend: BACKEND = "auto",
+    precision: PRECISION = None,
+    overlap: OVERLAP = None,
+    mirror: MIRROR = False,
     memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Most that a worker may hold.")] = None,
     time_limit: Annotated[
         str, typer.Option("--time-limit", metavar="TIME", help="For one scan, such as 90s, 30m, 2h.")

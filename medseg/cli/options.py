@@ -16,4 +16,23 @@ REPAIR = Annotated[
     bool, typer.Option("--repair", help="Interpolate over missing or uneven DICOM slices instead of refusing.")
 ]
 SUV = Annotated[bool, typer.Option("--suv", help="DICOM PET as SUV by body weight instead of Bq/mL.")]
+DEVICE = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")]
+THREADS = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")]
+BACKEND = Annotated[
+    str, typer.Option("--backend", metavar="B", help="auto, torch, compiled (torch) or openvino (CPU).")
+]
+PRECISION = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="P",
+        help="float32, float16, bfloat16 or int8. Default: float16 on CUDA; else float32, or as optimized.",
+    ),
+]
+OVERLAP = Annotated[
+    float | None, typer.Option("--overlap", metavar="F", help="Of neighbouring windows; default: as the model says.")
+]
+MIRROR = Annotated[
+    bool, typer.Option("--mirror", help="Look at mirrored windows too, if the model was trained on such.")
+]
 DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.options import DEBUG, REPAIR, SERIES, SUV, VOLUME
+from medseg.cli.options import BACKEND, DEBUG, DEVICE, MIRROR, OVERLAP, PRECISION, REPAIR, SERIES, SUV, THREADS, VOLUME
 from medseg.cli.progress import ESTIMATING, Display, Style, shown
 from medseg.errors import explain
 from medseg.progress import PREDICTING
@@ -50,26 +50,12 @@ def predict(
     series: SERIES = None,
     repair: REPAIR = False,
     suv: SUV = False,
-    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="B", help="auto, torch, compiled (torch) or openvino (CPU).")
-    ] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            "--precision",
-            metavar="P",
-            help="float32, float16, bfloat16 or int8. Default: float16 on CUDA; else float32, or as optimized.",
-        ),
-    ] = None,
-    overlap: Annotated[
-        float | None,
-        typer.Option("--overlap", metavar="F", help="Of neighbouring windows; default: as the model says."),
-    ] = None,
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Look at mirrored windows too, if the model was trained on such.")
-    ] = False,
+    device: DEVICE = "auto",
+    threads: THREADS = None,
+    backend: BACKEND = "auto",
+    precision: PRECISION = None,
+    overlap: OVERLAP = None,
+    mirror: MIRROR = False,
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="Most that may be held, such as 4GB; else refuse.")
     ] = None,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import DEBUG
+from medseg.cli.options import BACKEND, DEBUG, DEVICE, THREADS
 from medseg.errors import UsageError
 
 
@@ -48,11 +48,9 @@ def serve(
         Path | None, typer.Option("--tls-certificate", metavar="FILE", help="For HTTPS, with --tls-key.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
-    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads.")] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="B", help="auto, torch, compiled (torch) or openvino (CPU).")
-    ] = "auto",
+    device: DEVICE = "auto",
+    threads: THREADS = None,
+    backend: BACKEND = "auto",
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="Most that may be held, such as 4GB.")
     ] = None,

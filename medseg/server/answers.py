@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -47,8 +46,3 @@ def of_job(job: Job) -> Rejected:
     if error["code"] in _OURS or error["problem"].startswith("unexpected "):
         return Rejected(500, "INTERNAL", "the server could not do it", "ask who runs it to look into its log")
     return Rejected(status, error["code"], error["problem"], error["hint"])
-
-
-def as_json(data: Mapping[str, Any]) -> JSONResponse:
-    """Return data as they are."""
-    return JSONResponse(dict(data))

@@ -19,6 +19,7 @@ from medseg.bundle import Bundle
 from medseg.report.viewing import Kept
 from medseg.server.answers import Rejected, of_job
 from medseg.server.desk import DONE, WAITING, Job, Order
+from medseg.server.guard import bearer
 from medseg.server.service import Service, parse_formats
 
 _MEDIA = {".gz": "application/gzip", ".dcm": "application/dicom", ".png": "image/png", ".json": "application/json"}
@@ -125,8 +126,7 @@ def _add_models(router: APIRouter, service: Service) -> None:
     @router.get("/health", tags=["server"])
     async def health(request: Request) -> Health:
         """Tell that the server is there."""
-        asked = request.headers.get("authorization", "").removeprefix("Bearer ")
-        known = not service.settings.token or service.settings.knows_token(asked)
+        known = not service.settings.token or service.settings.knows_token(bearer(request.headers))
         return Health(queue=service.desk.counts() if known else None)
 
     @router.get("/models", tags=["server"])
@@ -146,8 +146,7 @@ def _add_predict(router: APIRouter, service: Service) -> None:
         wait=false it is a job to ask about. A client that hangs up cancels what it waits for.
         """
         name = service.model(ask.model)
-        whole = "json" in ask.format.split(",")
-        formats = parse_formats(",".join(each for each in ask.format.split(",") if each != "json"), ("nifti",))
+        formats, with_json = parse_formats(ask.format)
         choice = ask.choice()
         sent = await service.receive(request)
         order = Order(name, formats, service.files_for(sent, name), choice, planes=not ask.wait)
@@ -160,9 +159,9 @@ def _add_predict(router: APIRouter, service: Service) -> None:
         if job.state != DONE:
             service.desk.forget(job)
             raise of_job(job)
-        if whole and "," not in ask.format.strip(","):
+        if ask.format.strip(",") == "json":
             return JSONResponse(job.report, headers=_verdict(job), background=forget)
-        kind = "zip" if len(formats) > 1 else formats[0]
+        kind = "zip" if len(formats) > 1 or with_json else formats[0]
         return await _file(job, kind, background=forget)
 
 

@@ -54,6 +54,12 @@ class Order:
     planes: bool = False
     numbered: bool = False
 
+    def drop_files(self) -> None:
+        """Remove what was sent, unless it belongs to a session."""
+        if not self.keep_files:
+            for path in self.files.values():
+                remove(path.parent)
+
 
 @dataclass(eq=False)
 class Job:
@@ -193,7 +199,7 @@ class Desk:
                 if not self._turns[job.client]:
                     del self._turns[job.client]
                 job.state = CANCELLED
-                self._drop_uploads(job)
+                job.order.drop_files()
 
     def forget(self, job: Job) -> None:
         """Remove a job and all that is kept of it; one that runs goes when it has stopped."""
@@ -223,8 +229,8 @@ class Desk:
         sizes = {job.name: bytes_in(job.folder) for job in ended}
         count, total = len(ended), sum(sizes.values())
         for job in ended:
-            unwanted = job.state == CANCELLED and job.unwanted and now - job.asked > limits.patience
-            if unwanted or now - job.asked > limits.keep or count > limits.kept or total > limits.spool:
+            cancelled = job.state == CANCELLED and now - job.asked > limits.patience
+            if cancelled or now - job.asked > limits.keep or count > limits.kept or total > limits.spool:
                 self.forget(job)
                 count, total = count - 1, total - sizes[job.name]
 
@@ -251,11 +257,5 @@ class Desk:
     def _drop(self, job: Job) -> None:
         with self._changed:
             self._jobs.pop(job.name, None)
-        self._drop_uploads(job)
+        job.order.drop_files()
         remove(job.folder)
-
-    @staticmethod
-    def _drop_uploads(job: Job) -> None:
-        if not job.order.keep_files:
-            for path in job.order.files.values():
-                remove(path.parent)

@@ -112,7 +112,7 @@ class Guard:
         if int(length) > own.limits.upload:
             raise self._too_large()
         free = self._is_open(scope) or _is_preflight(scope, headers)
-        if own.token and not free and not own.knows_token(_bearer(headers)):
+        if own.token and not free and not own.knows_token(bearer(headers)):
             raise Rejected(
                 401, "TOKEN", "the token is missing or wrong", "send it as 'Authorization: Bearer ...'",
                 headers={"www-authenticate": "Bearer"},
@@ -169,7 +169,8 @@ def _name_in(host: str) -> str:
     return (found[1] or found[2]).lower().rstrip(".") if found else ""
 
 
-def _bearer(headers: Headers) -> str:
+def bearer(headers: Headers) -> str:
+    """Return the token that came with a request; '' if none did."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from starlette.requests import Request
@@ -39,8 +39,8 @@ class Service:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
-        self.uploads, self.results, self.sessions = (folder / name for name in ("uploads", "results", "sessions"))
-        for each in (self.uploads, self.results, self.sessions):
+        self.uploads, self.results = folder / "uploads", folder / "results"
+        for each in (self.uploads, self.results):
             each.mkdir(mode=0o700)
         self.shelf = Shelf(settings.models, settings.predictor, held=settings.limits.models)
         self.desk = Desk(settings.limits)
@@ -78,9 +78,7 @@ class Service:
         if len(names) > 1 and set(sent.files) == set(names):
             return dict(sent.files)
         self.drop(sent)
-        if len(names) == 1:
-            raise _not_one(len(sent.files))
-        raise Rejected(400, "FILES", "the model has several channels", f"send the parts: {', '.join(names)}")
+        raise _not_one(len(sent.files)) if len(names) == 1 else _not_all(names)
 
     def only_file(self, sent: Sent) -> Path:
         """Return the one file that came.
@@ -105,7 +103,7 @@ class Service:
         """
         names = [channel.name for channel in self.shelf.card(model).plan.channels]
         if len(names) > 1:
-            raise Rejected(400, "FILES", "the model has several channels", f"send the parts: {', '.join(names)}")
+            raise _not_all(names)
         return {names[0]: path}
 
     @staticmethod
@@ -127,9 +125,7 @@ class Service:
             self.desk.submit(job)
         except Full:
             remove(folder)
-            if not order.keep_files:
-                for path in order.files.values():
-                    remove(path.parent)
+            order.drop_files()
             raise Rejected(
                 429, "BUSY", "too many scans wait", "try again later", headers={"retry-after": "5"}
             ) from None
@@ -166,16 +162,20 @@ def _not_one(count: int) -> Rejected:
     return Rejected(400, "FILES", f"{count} scans were sent", "send one, as the part 'file'")
 
 
-def parse_formats(text: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Return formats of results from 'nifti,seg.nrrd'.
+def _not_all(names: Sequence[str]) -> Rejected:
+    return Rejected(400, "FILES", "the model has several channels", f"send the parts: {', '.join(names)}")
+
+
+def parse_formats(text: str) -> tuple[tuple[str, ...], bool]:
+    """Return formats of results from 'nifti,seg.nrrd,json', or nifti, and whether 'json' is among them.
 
     Raises
     ------
     Rejected
         If one is unknown.
     """
-    formats = tuple(dict.fromkeys(filter(None, text.split(",")))) or default
-    known = FORMATS | DICOM_FORMATS
+    asked = dict.fromkeys(filter(None, text.split(",")))
+    formats, known = tuple(each for each in asked if each != "json"), FORMATS | DICOM_FORMATS
     if any(each not in known for each in formats):
-        raise Rejected(400, "FORMAT", "there is no such format", f"choose from: {', '.join(known)}")
-    return formats
+        raise Rejected(400, "FORMAT", "there is no such format", f"choose from: {', '.join([*known, 'json'])}")
+    return formats or ("nifti",), "json" in asked

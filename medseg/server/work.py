@@ -74,9 +74,7 @@ class Crew:
             except Exception as error:  # noqa: BLE001 - whatever one scan brings about, the next ones still get done
                 state, job.error = FAILED, told(error, job)
             finally:
-                if not job.order.keep_files:
-                    for path in job.order.files.values():
-                        remove(path.parent)
+                job.order.drop_files()
             if state != DONE:
                 job.results.clear()
                 remove(job.folder)

@@ -58,7 +58,8 @@ class Server:
 
     def spool(self) -> list[Path]:
         """Return everything that it keeps on the disk."""
-        return [path for path in (self.folder / "XDG_CACHE_HOME").rglob("*") if path.is_file()]
+        walked = os.walk(self.folder / "XDG_CACHE_HOME")  # unlike rglob, it goes on where a folder vanishes meanwhile
+        return [Path(place, name) for place, _, names in walked for name in names]
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         """Let it end; return its exit code."""

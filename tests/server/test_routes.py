@@ -99,6 +99,8 @@ def test_several_formats_come_as_a_zip_archive(ask, scan):
     answer = ask.post("/predict?format=nifti,seg.nrrd,json", files=scan)
     names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
     assert names == [f"segmentation{suffix}" for suffix in (".nii.gz", ".seg.nrrd", ".png", ".json")]
+    answer = ask.post("/predict?format=json,nifti", files=scan)
+    assert zipfile.ZipFile(io.BytesIO(answer.content)).namelist() == ["segmentation.nii.gz", "segmentation.json"]
 
 
 def test_zipped_dicom_gives_seg(ask, dicom):
